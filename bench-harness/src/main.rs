@@ -1,0 +1,2 @@
+//! `ringlog-bench`: the load harness.
+fn main() {}

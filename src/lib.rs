@@ -1,0 +1,1 @@
+//! Ringlog, a Kafka-protocol broker.
