@@ -247,6 +247,8 @@ class Connection:
 
         def partition():
             code, index, leader = reader.i16(), reader.i32(), reader.i32()
+            if version >= 7:
+                reader.i32()
             reader.array(reader.i32)
             reader.array(reader.i32)
             if version >= 5:
