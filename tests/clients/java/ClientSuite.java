@@ -223,10 +223,12 @@ public final class ClientSuite {
         equal(config.get("retention.ms").value(), "3600000", "retention.ms");
         check(!config.get("retention.ms").isDefault(), "retention.ms was set, so it is no default");
         for (String[] d : new String[][] {{"segment.bytes", "1073741824"}, {"max.message.bytes", "1048588"},
-            {"cleanup.policy", "delete"}, {"compression.type", "producer"}, {"min.insync.replicas", "1"}}) {
+            {"cleanup.policy", "delete"}, {"compression.type", "producer"}}) {
             equal(config.get(d[0]).value(), d[1], d[0]);
             check(config.get(d[0]).isDefault(), d[0] + " is a default");
         }
+        // Kafka 4 sets this one cluster-wide when it formats its storage, so whether it is a default is left open.
+        equal(config.get("min.insync.replicas").value(), "1", "min.insync.replicas");
         admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(PARTITIONS + 2))).all().get();
         eventually(() -> partitionsOf(topic) == PARTITIONS + 2, "new partitions");
         check(admin.listTopics().names().get().contains(topic), "listed");
