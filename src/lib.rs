@@ -1,1 +1,3 @@
 //! Ringlog, a Kafka-protocol broker.
+
+pub mod wire;
