@@ -1,1 +1,2 @@
 //! Ringlog, a Kafka-protocol broker.
+pub mod config;
