@@ -1,2 +1,3 @@
 //! Ringlog, a Kafka-protocol broker.
+pub mod catalog;
 pub mod config;
