@@ -258,7 +258,7 @@ fn decompress(compression: Compression, packed: &[u8]) -> Result<Capped<'_>, Rec
     let by_ratio = (packed.len() as u64).saturating_mul(DECOMPRESSED_RATIO_MAX);
     let bytes_left = match compression {
         Compression::None => packed.len() as u64,
-        _ => by_ratio.max(DECOMPRESSED_RATIO_FREE_BYTES).min(DECOMPRESSED_BYTES_MAX),
+        _ => by_ratio.clamp(DECOMPRESSED_RATIO_FREE_BYTES, DECOMPRESSED_BYTES_MAX),
     };
     let inner: Box<dyn Read> = match compression {
         Compression::None => Box::new(packed),
