@@ -13,10 +13,12 @@
 pub mod api_table;
 pub mod batch_builder;
 pub mod fetch;
+pub mod gate;
 pub mod header;
 pub mod primitives;
 pub mod produce;
 pub mod record_batch;
+pub mod records;
 
 pub use api_table::{ApiRange, SUPPORTED};
 pub use header::RequestHeader;

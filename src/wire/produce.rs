@@ -165,7 +165,7 @@ pub struct SingleProduce<'a> {
 /// Tells from a prefix of the body whether the request is for a single partition and where its records will be, so
 /// that they can be received straight into that partition's buffer. Versions 3–13.
 pub fn peek_single(prefix: &[u8], version: i16) -> Peek<'_> {
-    if version < TRANSACTIONAL_ID_SINCE || version > VERSION_MAX {
+    if !(TRANSACTIONAL_ID_SINCE..=VERSION_MAX).contains(&version) {
         return Peek::Other;
     }
     match peek(prefix, version) {

@@ -2,5 +2,8 @@
 //! what it encodes we must decode to the same values, and the other way round.
 
 mod fetch;
+mod gate;
+mod hostile;
 mod produce;
 mod record_batch;
+mod records;
