@@ -37,8 +37,6 @@ pub const COLD_READ_BYTES: usize = 1 << 20;
 /// Requests of one connection that were dispatched but not answered.
 pub const PIPELINE_DEPTH_MAX: usize = 128;
 
-/// Request frames that are accepted before the peer is known to speak Kafka, bytes.
-pub const FIRST_FRAME_BYTES_MAX: usize = 512 << 10;
 
 /// First read buffer of a connection, bytes; grows by need up to [`READ_BUFFER_BYTES_MAX`].
 pub const READ_BUFFER_BYTES_MIN: usize = 4 << 10;

@@ -114,8 +114,9 @@ impl Log {
             let base_offset = state.log_end_offset;
             record_batch::patch(bytes, base_offset, leader_epoch);
             let (position, allocated) = state.place(bytes, &batch, leader_epoch, log_append_time_ms);
-            state.commit.note_append(position, state.log_end_offset, flush_for_ack);
-            let unflushed = state.log_end_offset - state.commit.high_watermark();
+            let log_end_offset = state.log_end_offset;
+            state.commit.note_append(position, log_end_offset, flush_for_ack);
+            let unflushed = log_end_offset - state.commit.high_watermark();
             (position, base_offset, allocated, unflushed)
         };
         if allocated > 0 {

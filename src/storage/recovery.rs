@@ -22,7 +22,7 @@ use super::producers::Producers;
 use super::segment::{Segment, index_file_name};
 use super::tail::block_floor;
 use crate::limits::PARTITION_BACKLOG_BYTES_MAX;
-use crate::wire::record_batch::{self, BATCH_HEADER_SIZE, BatchInfo};
+use crate::wire::record_batch::{self, BATCH_HEADER_SIZE, BatchInfo, TimestampType};
 
 /// Bytes read at a time by a scan.
 const SCAN_WINDOW_BYTES: usize = 4 << 20;
@@ -115,7 +115,7 @@ impl Recovered {
             self.producers = Producers::restore(&scan.summary.producers);
         }
         for (batch, base_offset) in &scan.batches {
-            let stamp = if batch.is_log_append_time() { batch.max_timestamp } else { -1 };
+            let stamp = if (batch.timestamp_type() == TimestampType::LogAppendTime) { batch.max_timestamp } else { -1 };
             self.producers.note(batch, *base_offset, stamp, crate::rt::wall_ms());
         }
         self.reports.extend(scan.reports.iter().cloned());
@@ -258,7 +258,7 @@ impl<'a> Scanner<'a> {
         self.epoch_floor = self.epoch_floor.max(batch.leader_epoch);
         self.max_timestamp = self.max_timestamp.max(batch.max_timestamp);
         self.expected_offset = batch.next_offset();
-        self.position += u64::from(batch.size_bytes);
+        self.position += batch.size_bytes as u64;
         if batch.producer_id >= 0 {
             self.batches.push((batch, batch.base_offset));
         }
@@ -335,7 +335,7 @@ impl<'a> Scanner<'a> {
     fn ends_within_backlog(&mut self, found: u64) -> io::Result<bool> {
         let mut at = found;
         while let Some(batch) = self.batch_at(at)? {
-            at += u64::from(batch.size_bytes);
+            at += batch.size_bytes as u64;
             if at > self.position + 2 * PARTITION_BACKLOG_BYTES_MAX {
                 return Ok(false);
             }

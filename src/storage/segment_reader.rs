@@ -274,13 +274,13 @@ impl LogState {
             if batch.last_offset() >= offset {
                 break batch;
             }
-            at += u64::from(batch.size_bytes);
+            at += batch.size_bytes as u64;
             if at >= target.limit {
                 return None;
             }
         };
         let start = at;
-        let first_end = start + u64::from(first.size_bytes);
+        let first_end = start + first.size_bytes as u64;
         let ceiling = start.saturating_add(max_bytes as u64);
         if target.limit <= ceiling {
             return Some((start, target.limit.max(first_end)));
@@ -291,7 +291,7 @@ impl LogState {
         }
         loop {
             let batch = self.header_at(base + end)?;
-            let next = end + u64::from(batch.size_bytes);
+            let next = end + batch.size_bytes as u64;
             if next > ceiling || next > target.limit {
                 return Some((start, end));
             }
