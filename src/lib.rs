@@ -1,3 +1,4 @@
 //! Ringlog, a Kafka-protocol broker.
+pub mod api;
 pub mod catalog;
 pub mod config;
