@@ -4,11 +4,15 @@
 //! frames), `wire` (bytes and views), `api` (one file per Kafka API), `shard` (what one core owns, and
 //! the mesh between cores), `partition`, `storage`. docs/ARCHITECTURE.md has the map and the invariants.
 
+pub mod api;
 pub mod catalog;
 pub mod config;
 pub mod limits;
 pub mod memory;
+pub mod net;
+pub mod partition;
 pub mod rt;
+pub mod shard;
 pub mod storage;
 pub mod sync;
 pub mod wire;
