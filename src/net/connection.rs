@@ -60,7 +60,7 @@ pub enum Frame<'a> {
     /// Part of the connection's read buffer.
     Small(&'a mut [u8]),
     /// A buffer of its own, of which the first `usize` bytes are the frame; may be taken and sent to
-    /// another core, if an equal one is put back.
+    /// another core, which leaves it empty; whoever takes it gives it back to the pool.
     Large(&'a mut FrameBuffer, usize),
 }
 
@@ -69,6 +69,7 @@ impl Frame<'_> {
     pub fn bytes(&mut self) -> &mut [u8] {
         match self {
             Frame::Small(bytes) => bytes,
+            Frame::Large(buffer, _) if buffer.is_empty() => &mut [],
             Frame::Large(buffer, size) => &mut buffer[..*size],
         }
     }
@@ -218,7 +219,9 @@ async fn read_large(
         dispatch(context, pipeline, Frame::Large(&mut frame, size), size).await
     }
     .await;
-    frames.put(frame);
+    if !frame.is_empty() {
+        frames.put(frame);
+    }
     outcome
 }
 

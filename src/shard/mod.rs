@@ -61,10 +61,10 @@ pub struct Shard {
 }
 
 /// Size and end of one partition's log (`DescribeLogDirs`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct PartitionSize {
-    /// Topic name.
-    pub topic: Arc<str>,
+    /// Topic id.
+    pub topic_id: Uuid,
     /// Partition index.
     pub partition: i32,
     /// Bytes of all segments.
@@ -103,7 +103,7 @@ impl Shard {
             .borrow()
             .values()
             .map(|partition| PartitionSize {
-                topic: partition.topic.clone(),
+                topic_id: partition.topic_id,
                 partition: partition.index,
                 size_bytes: partition.log.size_bytes(),
             })

@@ -204,11 +204,6 @@ impl Log {
         self.state.borrow().segments.iter().map(|segment| segment.size_bytes.get()).sum()
     }
 
-    /// Bytes on disk between `offset` and the end of the log, estimated from the index (for `min.bytes`).
-    pub fn visible_bytes_after(&self, position: u64) -> u64 {
-        self.state.borrow().commit.high_watermark_position().saturating_sub(position)
-    }
-
     /// The largest epoch at or below `epoch` and the offset at which the next one begins (KIP-320).
     pub fn end_of_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
         let state = self.state.borrow();
@@ -216,6 +211,13 @@ impl Log {
         let (found, _) = *state.epochs.get(after.checked_sub(1)?)?;
         let end = state.epochs.get(after).map_or(state.commit.high_watermark(), |(_, start)| *start);
         Some((found, end))
+    }
+
+    /// The leader epoch under which the record at `offset` was written.
+    pub fn epoch_of(&self, offset: i64) -> Option<i32> {
+        let state = self.state.borrow();
+        let after = state.epochs.partition_point(|(_, start)| *start <= offset);
+        state.epochs.get(after.checked_sub(1)?).map(|(epoch, _)| *epoch)
     }
 
     /// Forgets idempotent producers that were silent since `before_ms`.
