@@ -2,3 +2,4 @@
 pub mod api;
 pub mod catalog;
 pub mod config;
+pub mod preflight;
