@@ -156,18 +156,19 @@ fn check_io_uring(findings: &mut Findings) {
     findings.problems.push(found);
 }
 
-/// Raises a soft limit to the hard one and returns it; `u64::MAX` is no limit.
-fn raise_limit(resource: libc::__rlimit_resource_t) -> io::Result<u64> {
+/// Raises a soft limit to the hard one, and the hard one to `wanted` if it is lower and this user may; returns the
+/// soft limit. `u64::MAX` is no limit.
+fn raise_limit(resource: libc::__rlimit_resource_t, wanted: u64) -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live rlimit.
     if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    if limit.rlim_cur < limit.rlim_max {
-        let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+    for target in [limit.rlim_max.max(wanted), limit.rlim_max] {
+        let raised = libc::rlimit { rlim_cur: target, rlim_max: target };
         // SAFETY: the pointer is to a live rlimit.
-        if unsafe { libc::setrlimit(resource, &raised) } == 0 {
-            return Ok(limit.rlim_max);
+        if target > limit.rlim_cur && unsafe { libc::setrlimit(resource, &raised) } == 0 {
+            return Ok(target);
         }
     }
     Ok(limit.rlim_cur)
@@ -175,7 +176,7 @@ fn raise_limit(resource: libc::__rlimit_resource_t) -> io::Result<u64> {
 
 fn check_memlock(core_count: u64, findings: &mut Findings) {
     let needed = core_count.max(1) * MEMLOCK_BYTES_PER_CORE_MIN;
-    match raise_limit(libc::RLIMIT_MEMLOCK) {
+    match raise_limit(libc::RLIMIT_MEMLOCK, needed) {
         Ok(limit) if limit >= needed || may_lock_any_memory() => {}
         Ok(limit) => findings.problems.push(problem(
             "limit of locked memory (RLIMIT_MEMLOCK)",
@@ -204,7 +205,7 @@ fn check_open_files(findings: &mut Findings) -> u64 {
     let place = "limit of open files (RLIMIT_NOFILE)";
     let remedy =
         "Raise it with `ulimit -n`, in /etc/security/limits.conf, or LimitNOFILE in the systemd unit";
-    match raise_limit(libc::RLIMIT_NOFILE) {
+    match raise_limit(libc::RLIMIT_NOFILE, OPEN_FILES_RECOMMENDED) {
         Ok(limit) => {
             if limit < OPEN_FILES_MIN {
                 let what = format!("{limit} are allowed, {OPEN_FILES_MIN} are needed at least");
