@@ -6,11 +6,13 @@
 
 pub mod api;
 pub mod catalog;
+pub mod cli;
 pub mod config;
 pub mod limits;
 pub mod memory;
 pub mod net;
 pub mod partition;
+pub mod preflight;
 pub mod rt;
 pub mod shard;
 pub mod storage;

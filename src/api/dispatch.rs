@@ -15,7 +15,7 @@ use kafka_protocol::protocol::{Decodable, Encodable};
 
 use super::control::NodeInfo;
 use super::{
-    Call, ConnectionContext, Handled, Outcome, api_versions, create_partitions, create_topics, delete_topics,
+    Call, ConnectionContext, Handled, Outcome, Refusal, api_versions, create_partitions, create_topics, delete_topics,
     describe_cluster, describe_configs, describe_log_dirs, describe_topic_partitions, init_producer_id,
     list_offsets, metadata, offset_for_leader_epoch,
 };
@@ -31,9 +31,9 @@ fn ranges() -> Vec<(i16, i16, i16)> {
     SUPPORTED.iter().map(|range| (range.key, range.min, range.max)).collect()
 }
 
-fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, WireError> {
+fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
     gate::check(call.api_key, call.version, body)?;
-    T::decode(&mut Bytes::copy_from_slice(body), call.version).map_err(|_| WireError::Truncated)
+    T::decode(&mut Bytes::copy_from_slice(body), call.version).map_err(|_| Refusal::Malformed)
 }
 
 fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
@@ -57,8 +57,9 @@ pub(super) fn api_versions(call: Call, body: &[u8]) -> Outcome {
     Ok(encode(call, &api_versions::respond(&ranges(), &request, call.version)))
 }
 
-fn node_info(shard: &Shard, catalog: &Catalog) -> NodeInfo {
-    let listener = shard.config.listeners.first();
+fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeInfo {
+    let shard = &context.shard;
+    let listener = shard.config.listeners.get(context.listener);
     NodeInfo {
         node_id: shard.config.node_id,
         host: listener.map_or_else(String::new, |listener| listener.advertised_host.clone()),
@@ -71,12 +72,12 @@ fn node_info(shard: &Shard, catalog: &Catalog) -> NodeInfo {
 /// Handles a request whose predecessors are all answered.
 pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8]) -> Outcome {
     if !api_table::is_supported(call.api_key, call.version) {
-        return Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version });
+        return Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }.into());
     }
     let shard = &context.shard;
     let catalog = shard.catalog();
     match call.api_key {
-        api_table::METADATA => metadata(shard, call, decode(call, body)?).await,
+        api_table::METADATA => metadata(context, call, decode(call, body)?).await,
         api_table::CREATE_TOPICS => create_topics(shard, call, decode(call, body)?).await,
         api_table::DELETE_TOPICS => delete_topics(shard, call, decode(call, body)?).await,
         api_table::CREATE_PARTITIONS => create_partitions(shard, call, decode(call, body)?).await,
@@ -86,13 +87,13 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         }
         api_table::DESCRIBE_CLUSTER => {
             let request: DescribeClusterRequest = decode(call, body)?;
-            Ok(encode(call, &describe_cluster::respond(&node_info(shard, &catalog), &request)))
+            Ok(encode(call, &describe_cluster::respond(&node_info(context, &catalog), &request)))
         }
         api_table::DESCRIBE_TOPIC_PARTITIONS => {
             let request: DescribeTopicPartitionsRequest = decode(call, body)?;
             match describe_topic_partitions::respond(&catalog, &shard.config, &request) {
                 Some(response) => Ok(encode(call, &response)),
-                None => Err(WireError::Truncated),
+                None => Err(Refusal::Malformed),
             }
         }
         api_table::DESCRIBE_LOG_DIRS => describe_log_dirs(shard, call, decode(call, body)?).await,
@@ -108,7 +109,7 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
             let request: InitProducerIdRequest = decode(call, body)?;
             Ok(encode(call, &init_producer_id::respond(shard, &request).await))
         }
-        _ => Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }),
+        _ => Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }.into()),
     }
 }
 
@@ -130,12 +131,8 @@ async fn planned<P: Send + 'static>(
     Ok((plan, outcome.map(drop).map_err(|error| error.to_string())))
 }
 
-fn stopping(error: &ControlError) -> WireError {
-    tracing::warn!("a request was dropped: {error}");
-    WireError::Truncated
-}
-
-async fn metadata(shard: &ShardRef, call: Call, request: MetadataRequest) -> Outcome {
+async fn metadata(context: &ConnectionContext, call: Call, request: MetadataRequest) -> Outcome {
+    let shard = &context.shard;
     let missing = metadata::topics_to_auto_create(&shard.catalog(), &shard.config, &request, call.version);
     if !missing.is_empty() {
         let config = shard.config.clone();
@@ -150,7 +147,7 @@ async fn metadata(shard: &ShardRef, call: Call, request: MetadataRequest) -> Out
         }
     }
     let catalog = shard.catalog();
-    Ok(encode(call, &metadata::respond(&catalog, &node_info(shard, &catalog), &request, call.version)))
+    Ok(encode(call, &metadata::respond(&catalog, &node_info(context, &catalog), &request, call.version)))
 }
 
 async fn create_topics(shard: &ShardRef, call: Call, request: CreateTopicsRequest) -> Outcome {
@@ -160,8 +157,7 @@ async fn create_topics(shard: &ShardRef, call: Call, request: CreateTopicsReques
         let changes = std::mem::take(&mut plan.changes);
         (plan, changes)
     })
-    .await
-    .map_err(|error| stopping(&error))?;
+    .await?;
     Ok(encode(call, &create_topics::respond(plan, outcome)))
 }
 
@@ -172,8 +168,7 @@ async fn delete_topics(shard: &ShardRef, call: Call, request: DeleteTopicsReques
         let changes = std::mem::take(&mut plan.changes);
         (plan, changes)
     })
-    .await
-    .map_err(|error| stopping(&error))?;
+    .await?;
     Ok(encode(call, &delete_topics::respond(plan, outcome)))
 }
 
@@ -183,8 +178,7 @@ async fn create_partitions(shard: &ShardRef, call: Call, request: CreatePartitio
         let changes = std::mem::take(&mut plan.changes);
         (plan, changes)
     })
-    .await
-    .map_err(|error| stopping(&error))?;
+    .await?;
     Ok(encode(call, &create_partitions::respond(plan, outcome)))
 }
 

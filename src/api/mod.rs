@@ -29,7 +29,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use crate::net::{Frame, Outgoing, Reply};
-use crate::shard::Shard;
+use crate::shard::{ControlError, Shard};
 use crate::wire::api_table::{self, API_VERSIONS, FETCH, PRODUCE};
 use crate::wire::header;
 use crate::wire::{RequestHeader, WireError};
@@ -38,13 +38,15 @@ use crate::wire::{RequestHeader, WireError};
 pub struct ConnectionContext {
     /// The connection's core.
     pub shard: Rc<Shard>,
+    /// Which of the configured listeners it came in by.
+    listener: usize,
     complained: Cell<bool>,
 }
 
 impl ConnectionContext {
     /// The context of a new connection.
-    pub fn new(shard: Rc<Shard>) -> ConnectionContext {
-        ConnectionContext { shard, complained: Cell::new(false) }
+    pub fn new(shard: Rc<Shard>, listener: usize) -> ConnectionContext {
+        ConnectionContext { shard, listener, complained: Cell::new(false) }
     }
 
     /// One log line per connection about requests that cannot be answered.
@@ -126,4 +128,15 @@ pub async fn handle(
     })
 }
 
-type Outcome = Result<Handled, WireError>;
+/// Why a request gets no answer; the connection is closed.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("the request cannot be decoded")]
+    Malformed,
+    #[error("the request was dropped: {0}")]
+    Control(#[from] ControlError),
+}
+
+type Outcome = Result<Handled, Refusal>;

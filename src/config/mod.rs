@@ -2,12 +2,13 @@
 //! and DescribeConfigs.
 //!
 //! Owner: the process, before any core starts; afterwards read-only behind an `Arc`.
-//! Invariants: a key that is not in [`broker_keys`] or [`topic_keys`] has no effect; every value was checked
-//! against its [`keys::Kind`] before a typed field is filled from it.
+//! Invariants: a key that is not in [`BROKER_KEYS`] or [`TOPIC_KEYS`] has no effect; every value was checked
+//! against its [`Kind`] before a typed field is filled from it.
 //! Must not: do I/O beyond reading the one properties file and asking the kernel for cpus and memory.
 
 mod broker;
 mod broker_keys;
+mod flags;
 mod keys;
 mod machine;
 mod properties;
@@ -18,6 +19,7 @@ mod topic_keys;
 
 pub use broker::{BrokerConfig, Listener, TimestampType};
 pub use broker_keys::{BROKER_KEYS, broker_key};
+pub use flags::ConfigFlags;
 pub use keys::{KeySpec, Kind, Scope, Support};
 pub use properties::parse_properties;
 pub use render::{Format, render};

@@ -113,7 +113,7 @@ struct Pipeline {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn run(shard: Rc<Shard>, stream: TcpStream) {
+pub(super) async fn run(shard: Rc<Shard>, stream: TcpStream, listener: usize) {
     let fd = stream.as_raw_fd();
     let socket = Rc::new(Socket { stream: RefCell::new(stream), fd });
     let pipeline = Rc::new(Pipeline {
@@ -127,7 +127,7 @@ pub(super) async fn run(shard: Rc<Shard>, stream: TcpStream) {
     let writer = write_replies(socket.clone(), pipeline.clone());
     let reader = async {
         let stopped = shard.stop.wait_until(|| shard.is_stopping());
-        let reading = read_requests(&shard, &socket, &pipeline);
+        let reading = read_requests(&shard, &socket, &pipeline, listener);
         let outcome = futures_lite::future::or(reading, async {
             stopped.await;
             Ok(())
@@ -142,11 +142,16 @@ pub(super) async fn run(shard: Rc<Shard>, stream: TcpStream) {
     futures_lite::future::zip(reader, writer).await;
 }
 
-async fn read_requests(shard: &Rc<Shard>, socket: &Rc<Socket>, pipeline: &Rc<Pipeline>) -> io::Result<()> {
+async fn read_requests(
+    shard: &Rc<Shard>,
+    socket: &Rc<Socket>,
+    pipeline: &Rc<Pipeline>,
+    listener: usize,
+) -> io::Result<()> {
     let mut buffer = vec![0; READ_BUFFER_BYTES_MIN];
     let (mut start, mut end) = (0, 0);
     let limit = shard.config.request_bytes_max.max(0) as usize;
-    let context = api::ConnectionContext::new(shard.clone());
+    let context = api::ConnectionContext::new(shard.clone(), listener);
     loop {
         // Whole frames that are in the buffer.
         while let Some(size) = frame_size(&buffer[start..end], limit)? {

@@ -16,16 +16,20 @@ use crate::shard::Shard;
 /// Pause after a failed accept (out of descriptors), milliseconds.
 const ACCEPT_RETRY_MS: u64 = 50;
 
-/// Listens on `address` until the broker stops.
-pub async fn serve(shard: Rc<Shard>, address: SocketAddr) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address)
-        .map_err(|error| std::io::Error::other(format!("cannot listen on {address}: {error}")))?;
+/// Opens this core's listening socket on `address`.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address)
+        .map_err(|error| std::io::Error::other(format!("cannot listen on {address}: {error}")))
+}
+
+/// Accepts connections of listener number `number` until the broker stops.
+pub async fn serve(shard: Rc<Shard>, listener: TcpListener, number: usize) {
     let accepting = {
         let shard = shard.clone();
         async move {
             loop {
                 match listener.accept().await {
-                    Ok(stream) => admit(&shard, stream),
+                    Ok(stream) => admit(&shard, stream, number),
                     Err(error) => {
                         tracing::warn!("accept failed: {error}");
                         rt::sleep_ms(ACCEPT_RETRY_MS).await;
@@ -36,10 +40,9 @@ pub async fn serve(shard: Rc<Shard>, address: SocketAddr) -> std::io::Result<()>
     };
     let stopped = shard.stop.wait_until(|| shard.is_stopping());
     futures_lite::future::or(accepting, stopped).await;
-    Ok(())
 }
 
-fn admit(shard: &Rc<Shard>, stream: TcpStream) {
+fn admit(shard: &Rc<Shard>, stream: TcpStream, listener: usize) {
     if shard.is_stopping() {
         return;
     }
@@ -51,7 +54,7 @@ fn admit(shard: &Rc<Shard>, stream: TcpStream) {
     choose_congestion_control(&stream);
     let shard = shard.clone();
     rt::spawn(async move {
-        connection::run(shard.clone(), stream).await;
+        connection::run(shard.clone(), stream, listener).await;
         shard.release_connection();
     });
 }

@@ -11,4 +11,4 @@ mod send;
 
 pub use connection::{Frame, Outgoing, Payload, Reply};
 pub use frame_pool::{FrameBuffer, FramePool};
-pub use listener::serve;
+pub use listener::{listen, serve};

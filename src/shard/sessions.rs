@@ -10,7 +10,8 @@ use std::collections::HashMap;
 
 use crate::limits::FETCH_SESSION_PARTITIONS_MAX;
 use crate::rt;
-use crate::wire::{FetchPartition, FetchRequest, TopicKey};
+use crate::wire::TopicKey;
+use crate::wire::fetch::{FetchPartition, FetchRequest};
 
 /// A session that was used within this time is not evicted for a new one, milliseconds (KIP-227).
 const EVICTION_AGE_MS: i64 = 120_000;

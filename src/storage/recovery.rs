@@ -115,7 +115,7 @@ impl Recovered {
             self.producers = Producers::restore(&scan.summary.producers);
         }
         for (batch, base_offset) in &scan.batches {
-            let stamp = if (batch.timestamp_type() == TimestampType::LogAppendTime) { batch.max_timestamp } else { -1 };
+            let stamp = if batch.timestamp_type() == TimestampType::LogAppendTime { batch.max_timestamp } else { -1 };
             self.producers.note(batch, *base_offset, stamp, crate::rt::wall_ms());
         }
         self.reports.extend(scan.reports.iter().cloned());
