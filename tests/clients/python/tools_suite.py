@@ -1,0 +1,159 @@
+"""Apache Kafka's own command-line tools, run as Java classes against the endpoint in BOOTSTRAP.
+
+JAVA_LIBS names the directory of their jars. kafka-dump-log runs only where the broker's data directory is at hand.
+"""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import wire
+from suite import BOOTSTRAP, DATA_DIR, WAIT_SECONDS_MAX, Skip, Suite, assert_eq, eventually, noise, now_ms, topic_name
+
+suite = Suite("apache-tools")
+TOOLS = "org.apache.kafka.tools."
+SEGMENT_BYTES = 1_048_576
+
+
+def tool(name, *arguments, stdin=b""):
+    command = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+               "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", os.environ["JAVA_LIBS"] + "/*", name, *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, timeout=2 * WAIT_SECONDS_MAX)
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == 0, f"{name}: {out[-1000:]} {err[-1000:]}"
+    for word in ("ERROR", "Exception"):
+        assert word not in err, f"{name}: {err[-1000:]}"
+    return out
+
+
+def online(name, *arguments, stdin=b""):
+    return tool(TOOLS + name, "--bootstrap-server", BOOTSTRAP, *arguments, stdin=stdin)
+
+
+def create(label, partitions=1, **configs):
+    name = topic_name("tools-" + label)
+    with wire.Connection() as connection:
+        assert_eq(connection.create_topic(name, partitions, {k.replace("_", "."): v for k, v in configs.items()}), 0)
+        for partition in range(partitions):
+            eventually(lambda: connection.list_offset(name, partition, -1)[0] == 0, "leaders")
+    return name
+
+
+def console_consume(topic, partition, offset, count):
+    shown = [f"print.{what}=true" for what in ("key", "offset", "timestamp", "headers", "partition")]
+    more = [part for one in (*shown, "null.literal=<null>") for part in ("--formatter-property", one)]
+    out = online("consumer.ConsoleConsumer", "--topic", topic, "--partition", str(partition), "--offset", str(offset),
+                 "--max-messages", str(count), "--timeout-ms", "30000", *more)
+    return [line.split("\t") for line in out.splitlines()]
+
+
+@suite.case("kafka-topics: create, list, describe, alter, delete")
+def _():
+    topic = topic_name("tools-topics")
+    made = online("TopicCommand", "--create", "--topic", topic, "--partitions", "3", "--replication-factor", "1",
+                  "--config", "retention.ms=3600000")
+    assert f"Created topic {topic}." in made, made
+    assert topic in online("TopicCommand", "--list").split()
+    described = online("TopicCommand", "--describe", "--topic", topic)
+    assert "PartitionCount: 3" in described and "retention.ms=3600000" in described, described
+    assert len(re.findall(r"Partition: \d+\s+Leader: \d+\s+Replicas: \d+\s+Isr: \d+", described)) == 3, described
+    online("TopicCommand", "--alter", "--topic", topic, "--partitions", "5")
+    described = eventually(lambda: (lambda d: "PartitionCount: 5" in d and d)(
+        online("TopicCommand", "--describe", "--topic", topic)), "five partitions")
+    online("TopicCommand", "--delete", "--topic", topic)
+    eventually(lambda: topic not in online("TopicCommand", "--list").split(), "topic gone")
+
+
+@suite.case("kafka-configs, kafka-log-dirs, kafka-cluster, kafka-broker-api-versions")
+def _():
+    topic = create("describe", retention_ms="3600000")
+    configs = tool("kafka.admin.ConfigCommand", "--bootstrap-server", BOOTSTRAP, "--describe", "--all", "--topic", topic)
+    assert "retention.ms=3600000" in configs and "segment.bytes=1073741824" in configs, configs
+    logs = online("LogDirsCommand", "--describe", "--topic-list", topic)
+    found = json.loads(logs[logs.index("{"):].splitlines()[0])
+    assert f"{topic}-0" in str(found) and "'error': None" in str(found), logs
+    assert "Cluster ID: " in tool(TOOLS + "ClusterTool", "cluster-id", "--bootstrap-server", BOOTSTRAP)
+    versions = online("BrokerApiVersionsCommand")
+    for api in ("Produce(0)", "Fetch(1)", "DescribeTopicPartitions(75)"):
+        assert re.search(re.escape(api) + r": \d+", versions), versions
+
+
+@suite.case("kafka-console-producer and -consumer with an assigned partition, all compressions")
+def _():
+    topic = create("console", 1)
+    want = []
+    for codec in ("none", "gzip", "snappy", "lz4", "zstd"):
+        lines = [f"h1:v1,h2:{codec}\t{codec}-{i}\t{'value ' * 30}{i}" for i in range(100)]
+        lines.append("h:1\tgone\t<null>")
+        reader = [p for one in ("parse.key=true", "parse.headers=true", "null.marker=<null>")
+                  for p in ("--reader-property", one)]
+        online("ConsoleProducer", "--topic", topic, "--compression-codec", codec, *reader,
+               stdin=("\n".join(lines) + "\n").encode())
+        want += [line.split("\t") for line in lines]
+
+    def without_time(rows):
+        return [(row[1], row[2], row[3], row[4], row[5]) for row in rows]
+
+    expected = [("Partition:0", f"Offset:{i}", *w) for i, w in enumerate(want)]
+    got = console_consume(topic, 0, "earliest", len(want))
+    assert_eq(without_time(got), expected, "from the start")
+    assert all(0 <= now_ms() - int(row[0].removeprefix("CreateTime:")) < 600_000 for row in got), "timestamps"
+    assert_eq(without_time(console_consume(topic, 0, 250, len(want) - 250)), expected[250:], "from the middle")
+    assert_eq(wire.codecs_on_disk(topic, 1), {"none", "gzip", "snappy", "lz4", "zstd"}, "codecs in the log")
+
+
+@suite.case("kafka-get-offsets: earliest, latest, largest timestamp, by timestamp")
+def _():
+    topic = create("getoffsets")
+    base_ms = now_ms() - 100_000
+    with wire.Connection() as connection:
+        stamps = [base_ms, base_ms + 500, base_ms + 100]
+        assert_eq(connection.produce(topic, 0, wire.batch([b"a", b"b", b"c"], stamps, codec=1)), (0, 0))
+    for time, want in (("earliest", "0"), ("latest", "3"), ("max-timestamp", "1"), (str(base_ms + 1), "1"),
+                       (str(base_ms + 9999), "")):
+        got = online("GetOffsetShell", "--topic", topic, "--time", time).strip()
+        assert_eq(got, want and f"{topic}:0:{want}", time)
+
+
+@suite.case("kafka-producer-perf-test, acks all and acks 1")
+def _():
+    topic = create("perf", 3)
+    for acks in ("all", "1"):
+        out = online("ProducerPerformance", "--topic", topic, "--num-records", "50000", "--record-size", "1000",
+                     "--throughput", "-1", "--command-property", f"acks={acks}")
+        assert "50000 records sent" in out, out
+    with wire.Connection() as connection:
+        assert_eq(sum(connection.list_offset(topic, p, -1)[2] for p in range(3)), 100_000, "records in the log")
+
+
+@suite.case("kafka-dump-log reads sealed segments")
+def _():
+    if not DATA_DIR:
+        raise Skip("the broker's data directory is not at hand")
+    topic = create("dump", 1, segment_bytes=str(SEGMENT_BYTES))
+    end = 0
+    with wire.Connection() as connection:
+        for i in range(60):
+            values = [noise(f"{i}-{n}", 6_000) for n in range(10)] if i % 3 else [b"text " * 4000] * 10
+            code, base = connection.produce(topic, 0, wire.batch(values, codec=int(i % 3 == 0)))
+            assert_eq((code, base), (0, end), "produce")
+            end += len(values)
+    directory = Path(DATA_DIR) / f"{topic}-0"
+    segments = sorted(directory.glob("*.log"))
+    assert len(segments) >= 3, f"{len(segments)} segments in {sorted(directory.iterdir())}"
+    assert all(re.fullmatch(r"\d{20}\.log", s.name) for s in segments), segments
+    for segment, following in zip(segments, segments[1:]):
+        assert segment.stat().st_size <= SEGMENT_BYTES, f"{segment.name} is {segment.stat().st_size} bytes long"
+        out = tool(TOOLS + "DumpLogSegments", "--deep-iteration", "--files", str(segment))
+        assert f"starting offset: {int(segment.stem)}" in out, out[:500]
+        batches = re.findall(r"^baseOffset: (\d+) lastOffset: (\d+) count: (\d+).*isvalid: (\w+)", out, re.M)
+        assert batches and all(b[3] == "true" for b in batches), "a batch is not valid"
+        offsets = [int(o) for o in re.findall(r"^\|? ?offset: (\d+)", out, re.M)]
+        assert_eq(offsets, list(range(int(segment.stem), int(following.stem))), f"offsets of {segment.name}")
+        for word in ("Non-consecutive", "Mismatches", "partial", "trailing", "Exception", "corrupt"):
+            assert word.lower() not in out.lower(), f"{segment.name}: {word} in {out[-500:]}"
+
+
+suite.run()
