@@ -19,10 +19,12 @@ mod generator;
 mod kafka;
 mod limits;
 mod manifest;
+mod probe;
 mod progress;
 mod record;
 mod report;
 mod ring;
+mod roofline;
 mod schedule;
 mod sink;
 mod sys;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Produce(command) => commands::produce(&command),
         Command::Consume(command) => commands::consume(&command),
         Command::E2e(command) => commands::e2e(&command),
+        Command::Roofline(command) => roofline::command(&command),
         _ => Ok(()),
     };
     match result {
