@@ -25,8 +25,10 @@ mod record;
 mod report;
 mod ring;
 mod roofline;
+mod run;
 mod schedule;
 mod sink;
+mod suite;
 mod sys;
 mod wire;
 mod workload;
@@ -43,7 +45,8 @@ fn main() -> ExitCode {
         Command::Consume(command) => commands::consume(&command),
         Command::E2e(command) => commands::e2e(&command),
         Command::Roofline(command) => roofline::command(&command),
-        _ => Ok(()),
+        Command::Run(command) => run::run(&command),
+        Command::CompareEndpoints(command) => run::compare(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
