@@ -115,7 +115,11 @@ pub(crate) struct Consumer {
 
 impl Consumer {
     /// Takes over opened connections.
-    pub(crate) fn new(spec: Arc<FetchSpec>, window: Window, opened: Vec<(TcpStream, Vec<Position>)>) -> Result<Self> {
+    pub(crate) fn new(
+        spec: Arc<FetchSpec>,
+        window: Window,
+        opened: Vec<(TcpStream, Vec<Position>)>,
+    ) -> Result<Self> {
         let epoll = Epoll::new().map_err(io_err("epoll"))?;
         let mut connections = Vec::with_capacity(opened.len());
         for (token, (stream, positions)) in opened.into_iter().enumerate() {
@@ -178,7 +182,8 @@ impl Consumer {
     }
 
     fn is_over(&self, now_ns: u64, deadline_ns: u64) -> bool {
-        if self.spec.stop.load(Ordering::Relaxed) || self.connections.iter().all(|connection| connection.done) {
+        if self.spec.stop.load(Ordering::Relaxed) || self.connections.iter().all(|connection| connection.done)
+        {
             return true;
         }
         match &self.spec.goal {
@@ -195,7 +200,9 @@ impl Consumer {
     fn request(&mut self, index: usize) -> Result<()> {
         let spec = Arc::clone(&self.spec);
         let connection = &mut self.connections[index];
-        if spec.at_end == AtEnd::Stop && connection.positions.iter().all(|position| position.next >= position.end) {
+        if spec.at_end == AtEnd::Stop
+            && connection.positions.iter().all(|position| position.next >= position.end)
+        {
             connection.done = true;
             return Ok(());
         }
@@ -267,7 +274,9 @@ impl Consumer {
             recorder.sample(Kind::Fetch, connection.sent_ns, now - connection.sent_ns);
             recorder.count(Side::Consumed, now, Counters { requests: 1, ..Counters::default() });
             self.end.last_completion_ns = now;
-            if self.spec.at_end == AtEnd::Repeat && positions.iter().all(|position| position.next >= position.end) {
+            if self.spec.at_end == AtEnd::Repeat
+                && positions.iter().all(|position| position.next >= position.end)
+            {
                 for position in positions.iter_mut() {
                     position.next = position.start;
                 }

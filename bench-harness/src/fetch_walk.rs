@@ -114,7 +114,11 @@ impl FetchWalk {
     ///
     /// # Errors
     /// When the bytes are no fetch response.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8], events: &mut impl FnMut(Event) -> Result<()>) -> Result<()> {
+    pub(crate) fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        events: &mut impl FnMut(Event) -> Result<()>,
+    ) -> Result<()> {
         while !bytes.is_empty() || self.ready() {
             if self.state == State::Skip {
                 let count = self.skip_left.min(bytes.len());
@@ -357,7 +361,11 @@ mod tests {
         let mut writer = Writer::new();
         writer.i32(0).i32(99).i32(0).i16(0).i32(0).i32(1).string("topic").i32(3);
         for (index, copies, cut) in [(0, 2, 0), (1, 0, 0), (2, 1, 30)] {
-            writer.i32(index).i16(0).i64(1000).i64(1000).i64(0).i32(index).bytes.extend(vec![0; 16 * index as usize]);
+            writer.i32(index).i16(0).i64(1000).i64(1000).i64(0).i32(index).bytes.extend(vec![
+                0;
+                16 * index
+                    as usize
+            ]);
             let mut records = batch.repeat(copies);
             records.extend_from_slice(&batch[..cut]);
             writer.i32(-1).count(records.len()).bytes.extend(records);

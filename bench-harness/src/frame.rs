@@ -39,7 +39,8 @@ impl RequestTemplate {
     pub(crate) fn encode(topic: &str, partitions: &[i32], acks: i16, image: &BatchImage) -> Result<Self> {
         let batch_bytes = image.len();
         let total = partitions.len().saturating_mul(batch_bytes + 8);
-        if partitions.is_empty() || partitions.len() > PARTITIONS_PER_REQUEST_MAX || total > REQUEST_BYTES_MAX {
+        if partitions.is_empty() || partitions.len() > PARTITIONS_PER_REQUEST_MAX || total > REQUEST_BYTES_MAX
+        {
             return Err(BenchError::Usage(format!(
                 "a request of {} partitions and {total} bytes is out of bounds",
                 partitions.len()

@@ -171,7 +171,15 @@ impl Generator {
             });
         }
         let ready = (0..connections.len()).collect();
-        Ok(Self { spec, window, connections, epoll, timers: BinaryHeap::new(), ready, end: LoadEnd::default() })
+        Ok(Self {
+            spec,
+            window,
+            connections,
+            epoll,
+            timers: BinaryHeap::new(),
+            ready,
+            end: LoadEnd::default(),
+        })
     }
 
     /// Runs the load to its end and hands the samples to `recorder`.
@@ -396,10 +404,13 @@ fn take_replies(
             return Ok(used);
         }
         let correlation = i32::from_be_bytes([head[4], head[5], head[6], head[7]]);
-        let pending =
-            connection.in_flight.pop_front().filter(|pending| pending.correlation == correlation).ok_or_else(
-                || BenchError::Protocol(format!("reply {correlation} answers no request in order")),
-            )?;
+        let pending = connection
+            .in_flight
+            .pop_front()
+            .filter(|pending| pending.correlation == correlation)
+            .ok_or_else(|| {
+            BenchError::Protocol(format!("reply {correlation} answers no request in order"))
+        })?;
         if peer == Peer::Kafka {
             let mut base_offset = 0;
             check_produce_reply(&bytes[8..4 + length], &mut base_offset)?;
@@ -409,7 +420,13 @@ fn take_replies(
     }
 }
 
-fn complete(pending: &Pending, connection: &Connection, now_ns: u64, recorder: &mut Recorder, end: &mut LoadEnd) {
+fn complete(
+    pending: &Pending,
+    connection: &Connection,
+    now_ns: u64,
+    recorder: &mut Recorder,
+    end: &mut LoadEnd,
+) {
     let template = &connection.templates[pending.template];
     if connection.schedule.is_some() {
         recorder.sample(Kind::Response, pending.intended_ns, now_ns - pending.intended_ns);
@@ -433,7 +450,9 @@ pub(crate) fn usable_congestion(name: &str) -> Option<String> {
     match probe {
         Ok(()) => Some(name.to_owned()),
         Err(error) => {
-            eprintln!("TCP congestion control {name} is not available ({error}); the system's default is used");
+            eprintln!(
+                "TCP congestion control {name} is not available ({error}); the system's default is used"
+            );
             None
         }
     }

@@ -168,8 +168,10 @@ impl Control {
                 let address = match known {
                     Some(address) => address,
                     None => {
-                        let host = brokers.iter().find(|(id, _)| *id == leader).map(|(_, host)| host.as_str());
-                        let address = resolve(host.ok_or_else(|| protocol("leader is not in the broker list"))?)?;
+                        let host =
+                            brokers.iter().find(|(id, _)| *id == leader).map(|(_, host)| host.as_str());
+                        let address =
+                            resolve(host.ok_or_else(|| protocol("leader is not in the broker list"))?)?;
                         addresses.push((leader, address));
                         address
                     }
@@ -277,7 +279,10 @@ impl Control {
                     reader.i64()?;
                     let offset = reader.i64()?;
                     if code != 0 {
-                        return Err(BenchError::Endpoint { what: format!("ListOffsets {topic}-{index}"), code });
+                        return Err(BenchError::Endpoint {
+                            what: format!("ListOffsets {topic}-{index}"),
+                            code,
+                        });
                     }
                     if let Some(at) = partitions.iter().position(|part| part.index == index) {
                         offsets[at] = offset;

@@ -145,7 +145,10 @@ pub(crate) fn loopback_gb_per_s(setup: &Loopback<'_>) -> Result<f64> {
     let (end, after) = (sys::now_ns(), meter.bytes.load(Ordering::Relaxed));
     meter.stop.store(true, Ordering::Relaxed);
     for thread in threads {
-        thread.join().map_err(|_| protocol("a loopback thread panicked"))?.map_err(io_err("loopback probe"))?;
+        thread
+            .join()
+            .map_err(|_| protocol("a loopback thread panicked"))?
+            .map_err(io_err("loopback probe"))?;
     }
     Ok((after - before) as f64 / (end - start) as f64)
 }

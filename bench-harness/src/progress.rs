@@ -24,7 +24,7 @@ impl Progress {
 
     /// Renews the line when a new second has been reported.
     pub(crate) fn show(&mut self, totals: &Totals, interval: u64) {
-        if !self.shown || interval + 1 <= self.last_second {
+        if !self.shown || interval < self.last_second {
             return;
         }
         self.last_second = interval + 1;

@@ -41,7 +41,8 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All kinds, in index order.
-    pub(crate) const ALL: [Self; KINDS] = [Self::Response, Self::Service, Self::Lag, Self::EndToEnd, Self::Fetch];
+    pub(crate) const ALL: [Self; KINDS] =
+        [Self::Response, Self::Service, Self::Lag, Self::EndToEnd, Self::Fetch];
 
     /// The tag in the log and the key in the summary.
     pub(crate) fn name(self) -> &'static str {
@@ -217,7 +218,10 @@ impl Totals {
 fn merge(into: &mut [Option<Histogram<u64>>; KINDS], from: &[Option<Histogram<u64>>; KINDS]) {
     for (target, source) in into.iter_mut().zip(from) {
         if let Some(source) = source {
-            target.get_or_insert_with(new_histogram).add(source).expect("all histograms have the same bounds");
+            target
+                .get_or_insert_with(new_histogram)
+                .add(source)
+                .expect("all histograms have the same bounds");
         }
     }
 }
@@ -333,8 +337,11 @@ mod tests {
         assert_eq!(totals.counters[0], Counters { requests: 6_000, records: 12_000, bytes: 18_000 });
 
         let text = std::fs::read(&path).unwrap();
-        let body: Vec<u8> =
-            text.split(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"\"")).collect::<Vec<_>>().join(&b'\n');
+        let body: Vec<u8> = text
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.starts_with(b"\""))
+            .collect::<Vec<_>>()
+            .join(&b'\n');
         let mut sum = new_histogram();
         let mut deserializer = Deserializer::new();
         for entry in IntervalLogIterator::new(&body) {

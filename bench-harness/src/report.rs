@@ -20,6 +20,9 @@ const BUSY_SHARE: f64 = 0.92;
 /// Schedule lag above this at p99 means that the schedule was not kept, in nanoseconds.
 const LAG_NS_MAX: u64 = 1_000_000;
 
+/// Below this share of the scheduled rate the endpoint did not keep up.
+const RATE_REACHED: f64 = 0.99;
+
 /// Quantiles of one kind of sample, in nanoseconds.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Quantiles {
@@ -148,7 +151,8 @@ pub(crate) fn phase(
         }
     }
     let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
-    let busiest = outcome.ends.iter().max_by_key(|end| end.cpu_ns + end.run_delay_ns).copied().unwrap_or_default();
+    let busiest =
+        outcome.ends.iter().max_by_key(|end| end.cpu_ns + end.run_delay_ns).copied().unwrap_or_default();
     let mut generator = GeneratorUse {
         threads: outcome.ends.len(),
         cpu_cores: outcome.ends.iter().map(|end| share(end.cpu_ns, end.wall_ns)).sum(),
@@ -187,10 +191,16 @@ fn judge(
     let saturated = generator.busiest_share + generator.starved_share >= BUSY_SHARE;
     let late = latency.get("lag").is_some_and(|lag| lag.p99_ns > LAG_NS_MAX);
     match pace {
-        Some(Pace::Rate(_)) => {
+        Some(Pace::Rate(rate)) => {
             generator.bottleneck = saturated && late;
+            let reached =
+                outcome.totals.counters[0].records as f64 / (outcome.elapsed_ns as f64 / 1e9) / rate as f64;
             if late && !saturated {
-                notes.push("the endpoint did not keep up: requests waited for room in the in-flight window".into());
+                let how = if reached < RATE_REACHED { "did not keep up" } else { "stalled at times" };
+                notes.push(format!(
+                    "the endpoint {how} ({:.1} % of the rate in time): requests waited for room in the in-flight window",
+                    reached * 100.0
+                ));
             }
         }
         Some(Pace::Max) => {
@@ -269,8 +279,14 @@ pub(crate) fn table(phases: &[Phase]) -> String {
     writeln!(out, "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |").ok();
     for phase in phases {
         for (kind, q) in &phase.latency {
-            let [p50, p90, p99, p999, max] = [q.p50_ns, q.p90_ns, q.p99_ns, q.p999_ns, q.max_ns].map(short_ns);
-            writeln!(out, "| {} | {kind} | {} | {p50} | {p90} | {p99} | {p999} | {max} |", phase.name, q.count).ok();
+            let [p50, p90, p99, p999, max] =
+                [q.p50_ns, q.p90_ns, q.p99_ns, q.p999_ns, q.max_ns].map(short_ns);
+            writeln!(
+                out,
+                "| {} | {kind} | {} | {p50} | {p90} | {p99} | {p999} | {max} |",
+                phase.name, q.count
+            )
+            .ok();
         }
     }
     let notes: Vec<String> = phases

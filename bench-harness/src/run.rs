@@ -34,7 +34,8 @@ fn save(out: &Path, name: &str, text: &str) -> Result<()> {
 /// `run`
 pub(crate) fn run(command: &RunCommand) -> Result<()> {
     let mut args = command.probe.clone();
-    args.probe_seconds = if command.quick { args.probe_seconds.min(0.4) } else { args.probe_seconds.min(1.0) };
+    args.probe_seconds =
+        if command.quick { args.probe_seconds.min(0.4) } else { args.probe_seconds.min(1.0) };
     if command.quick {
         args.probe_file_bytes = args.probe_file_bytes.min(1 << 30);
     }
@@ -110,7 +111,10 @@ fn figures(phase: &Phase) -> Vec<(String, f64)> {
         }
     }
     for (name, value) in &phase.percent_of {
-        out.push((format!("% of {}", name.split_once(' ').map_or(name.as_str(), |(_, limit)| limit)), *value));
+        out.push((
+            format!("% of {}", name.split_once(' ').map_or(name.as_str(), |(_, limit)| limit)),
+            *value,
+        ));
     }
     // Lag belongs to the generator, not to the endpoint.
     for (kind, q) in phase.latency.iter().filter(|(kind, _)| *kind != "lag") {
@@ -182,7 +186,8 @@ fn comparison_table(lines: &[Line], order: &[String], rounds: usize) -> String {
             .map(|name| line.ratio_to_last.get(name).map_or("-".to_owned(), |ratio| format!("{ratio:.2}")))
             .collect();
         let figure = line.figure.trim_end_matches(" ns");
-        writeln!(out, "| {} | {figure} | {} | {} |", line.workload, cells.join(" | "), ratios.join(" | ")).ok();
+        writeln!(out, "| {} | {figure} | {} | {} |", line.workload, cells.join(" | "), ratios.join(" | "))
+            .ok();
     }
     out
 }
@@ -282,14 +287,17 @@ mod tests {
 
     #[test]
     fn comparisons_take_medians_and_ratios_to_the_last() {
-        let phases: Vec<Vec<Phase>> = [("A", 1.0), ("B", 4.0), ("A", 9.0), ("B", 2.0), ("A", 2.0), ("B", 4.0)]
-            .map(|(endpoint, cores)| vec![phase(endpoint, cores)])
-            .into();
+        let phases: Vec<Vec<Phase>> =
+            [("A", 1.0), ("B", 4.0), ("A", 9.0), ("B", 2.0), ("A", 2.0), ("B", 4.0)]
+                .map(|(endpoint, cores)| vec![phase(endpoint, cores)])
+                .into();
         let order = ["A".to_owned(), "B".to_owned()];
         let lines = compare_lines(&phases, &order);
         assert_eq!(lines.len(), 1);
         assert!((lines[0].ratio_to_last["A"] - 0.5).abs() < 1e-9);
         let table = comparison_table(&lines, &order, 3);
-        assert!(table.contains("| produce-1m | server cores | 2.00 (1.00 – 9.00) | 4.00 (2.00 – 4.00) | 0.50 |"));
+        assert!(
+            table.contains("| produce-1m | server cores | 2.00 (1.00 – 9.00) | 4.00 (2.00 – 4.00) | 0.50 |")
+        );
     }
 }

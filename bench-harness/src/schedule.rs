@@ -28,7 +28,13 @@ pub(crate) struct Schedule {
 
 impl Schedule {
     /// A schedule that starts at `start_ns` (CLOCK_MONOTONIC) for connection `connection` of `connections`.
-    pub(crate) fn new(start_ns: u64, rate: u64, records_per_request: u64, connection: u64, connections: u64) -> Self {
+    pub(crate) fn new(
+        start_ns: u64,
+        rate: u64,
+        records_per_request: u64,
+        connection: u64,
+        connections: u64,
+    ) -> Self {
         assert!(rate > 0 && records_per_request > 0 && connection < connections, "checked with the flags");
         Self { start_ns, rate, records_per_request, connections, connection, next: 0 }
     }

@@ -290,7 +290,8 @@ impl Sink {
             self.took_body(index, body);
             let connection = &mut self.connections[index];
             if head > 0 {
-                connection.head[head_from..head_from + head].copy_from_slice(&next_head[head_from..head_from + head]);
+                connection.head[head_from..head_from + head]
+                    .copy_from_slice(&next_head[head_from..head_from + head]);
                 connection.head_filled = head_from + head;
                 if connection.head_filled == HEAD_BYTES {
                     self.took_head(index)?;
@@ -426,9 +427,11 @@ impl Sink {
         if short {
             return Err(io::Error::other("short O_DIRECT write"));
         }
-        self.write_out()?;
         if sync_done {
             self.synced = self.syncing.take().unwrap_or(self.synced);
+        }
+        self.write_out()?;
+        if sync_done {
             self.release();
         }
         if freed {

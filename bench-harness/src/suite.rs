@@ -27,8 +27,16 @@ const TAIL_BYTES: u64 = 32 << 20;
 const RATE_FALLBACK: u64 = 20_000;
 
 /// Names of the workloads, in the order they run.
-pub(crate) const WORKLOADS: [&str; 8] =
-    ["produce-1m", "fetch-tail", "fetch-log", "produce-1m-acks1", "produce-64k", "produce-16k", "open-1k", "e2e-1k"];
+pub(crate) const WORKLOADS: [&str; 8] = [
+    "produce-1m",
+    "fetch-tail",
+    "fetch-log",
+    "produce-1m-acks1",
+    "produce-64k",
+    "produce-16k",
+    "open-1k",
+    "e2e-1k",
+];
 
 /// One pass over one endpoint.
 #[derive(Debug)]
@@ -76,7 +84,9 @@ pub(crate) fn shape(name: &str, pace: Pace) -> Option<ProduceLoad> {
 
 /// Measures the sinks that the closed-loop workloads are compared with.
 pub(crate) fn sinks(probes: &Probes, wanted: &[String], roofline: &mut Roofline) -> Result<()> {
-    for (name, sync) in [("produce-1m", false), ("produce-1m", true), ("produce-64k", false), ("produce-64k", true)] {
+    for (name, sync) in
+        [("produce-1m", false), ("produce-1m", true), ("produce-64k", false), ("produce-64k", true)]
+    {
         if (wanted.is_empty() || wanted.iter().any(|want| want == name))
             && let Some(load) = shape(name, Pace::Max)
         {
@@ -90,15 +100,26 @@ pub(crate) fn sinks(probes: &Probes, wanted: &[String], roofline: &mut Roofline)
 pub(crate) fn attach(phases: &mut [Phase], roofline: &Roofline) {
     for phase in phases {
         let same = |sink: &&crate::roofline::SinkResult| {
-            phase.parameters.get("request_bytes").is_some_and(|bytes| *bytes == sink.request_bytes.to_string())
-                && phase.parameters.get("connections").is_some_and(|count| *count == sink.connections.to_string())
+            phase
+                .parameters
+                .get("request_bytes")
+                .is_some_and(|bytes| *bytes == sink.request_bytes.to_string())
+                && phase
+                    .parameters
+                    .get("connections")
+                    .is_some_and(|count| *count == sink.connections.to_string())
         };
         let closed = phase.latency.contains_key("service") && !phase.latency.contains_key("response");
         if let Some(rates) = phase.produced.as_ref().filter(|_| closed) {
             for sync in [false, true] {
                 // Several sinks of one shape: their median, as interleaved rounds measure it more than once.
-                let mut figures: Vec<f64> =
-                    roofline.sinks.iter().filter(same).filter(|s| s.sync == sync).map(|s| s.gb_per_s).collect();
+                let mut figures: Vec<f64> = roofline
+                    .sinks
+                    .iter()
+                    .filter(same)
+                    .filter(|s| s.sync == sync)
+                    .map(|s| s.gb_per_s)
+                    .collect();
                 if let Some(limit) = median(&mut figures) {
                     let name = if sync { "in sink with fdatasync" } else { "in sink" };
                     phase.percent_of.insert(name.to_owned(), 100.0 * rates.gb_per_s / limit);
@@ -154,9 +175,10 @@ impl Suite<'_> {
         if self.wants("produce-1m") || reads {
             self.topic("produce-1m", |topic, partitions| {
                 let produced = self.produce("produce-1m", topic, partitions, Pace::Max)?;
-                let per_record = produced.produced.as_ref().map_or(1, |rates| {
-                    (rates.counters.bytes / rates.counters.records.max(1)).max(1)
-                });
+                let per_record = produced
+                    .produced
+                    .as_ref()
+                    .map_or(1, |rates| (rates.counters.bytes / rates.counters.records.max(1)).max(1));
                 phases.push(produced);
                 let tail = From::Tail(TAIL_BYTES / LANES as u64 / per_record);
                 if self.wants("fetch-tail") {
@@ -171,7 +193,8 @@ impl Suite<'_> {
         let mut rate = self.rate;
         for name in ["produce-1m-acks1", "produce-64k", "produce-16k"] {
             if self.wants(name) {
-                let phase = self.topic(name, |topic, partitions| self.produce(name, topic, partitions, Pace::Max))?;
+                let phase =
+                    self.topic(name, |topic, partitions| self.produce(name, topic, partitions, Pace::Max))?;
                 if name == "produce-16k" && self.rate.is_none() {
                     rate = phase.produced.as_ref().map(|rates| (rates.records_per_s / 2.0) as u64);
                 }
@@ -181,7 +204,9 @@ impl Suite<'_> {
         let rate = rate.unwrap_or(RATE_FALLBACK).max(1_000);
         if self.wants("open-1k") {
             let pace = Pace::Rate(rate);
-            phases.push(self.topic("open-1k", |topic, partitions| self.produce("open-1k", topic, partitions, pace))?);
+            phases.push(
+                self.topic("open-1k", |topic, partitions| self.produce("open-1k", topic, partitions, pace))?,
+            );
         }
         if self.wants("e2e-1k") {
             // Half of the open loop's rate when that was derived: the consumer takes its share of the cores.

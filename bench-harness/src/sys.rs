@@ -32,18 +32,6 @@ pub(crate) fn thread_cpu_ns() -> u64 {
     clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
-/// Processor time of this process (user, system), in nanoseconds, from getrusage.
-pub(crate) fn process_cpu_ns() -> (u64, u64) {
-    // SAFETY: an all-zero rusage is valid, and the call fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
-        usage
-    };
-    let ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1_000;
-    (ns(usage.ru_utime), ns(usage.ru_stime))
-}
-
 /// Nanoseconds the calling thread was runnable but waited for a core; 0 where the kernel keeps no schedstat.
 pub(crate) fn thread_run_delay_ns() -> u64 {
     std::fs::read_to_string("/proc/thread-self/schedstat")
@@ -135,7 +123,8 @@ impl Epoll {
     fn add(&self, fd: RawFd, token: usize, flags: libc::c_int) -> io::Result<()> {
         let mut event = libc::epoll_event { events: flags as u32, u64: token as u64 };
         // SAFETY: both descriptors are open and `event` is valid for the call.
-        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
+        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) })
+            .map(drop)
     }
 
     /// Waits at most `timeout_ns` and hands out what is ready.

@@ -257,7 +257,8 @@ fn join(handles: Handles) -> Result<Vec<LoadEnd>> {
 fn watch_server(client: &Client, window: Window) -> Option<JoinHandle<Option<u64>>> {
     let pid = client.server_pid?;
     Some(std::thread::spawn(move || {
-        let sleep_until = |time: u64| std::thread::sleep(Duration::from_nanos(time.saturating_sub(sys::now_ns())));
+        let sleep_until =
+            |time: u64| std::thread::sleep(Duration::from_nanos(time.saturating_sub(sys::now_ns())));
         sleep_until(window.start_ns);
         let before = sys::pid_cpu_ns(pid)?;
         sleep_until(window.end_ns);
@@ -283,7 +284,12 @@ fn load_spec(load: &ProduceLoad, client: &Client, peer: Peer) -> Arc<LoadSpec> {
 }
 
 /// Runs a produce workload against planned connections.
-pub(crate) fn produce(plans: Vec<ConnectionPlan>, load: &ProduceLoad, client: &Client, peer: Peer) -> Result<Outcome> {
+pub(crate) fn produce(
+    plans: Vec<ConnectionPlan>,
+    load: &ProduceLoad,
+    client: &Client,
+    peer: Peer,
+) -> Result<Outcome> {
     let shape = (plans[0].templates[0].records(), plans[0].templates[0].batch_bytes());
     let opened = open_producers(plans, client)?;
     let spec = load_spec(load, client, peer);
@@ -293,7 +299,8 @@ pub(crate) fn produce(plans: Vec<ConnectionPlan>, load: &ProduceLoad, client: &C
     drop(sender);
     let server = watch_server(client, window);
     let mut progress = Progress::new(client.progress, window);
-    let totals = collect(handles.len(), &receiver, client.log.as_deref(), |totals, at| progress.show(totals, at));
+    let totals =
+        collect(handles.len(), &receiver, client.log.as_deref(), |totals, at| progress.show(totals, at));
     let ends = join(handles)?;
     let totals = totals?;
     let ended_early = spec.stop.load(Ordering::Relaxed);
@@ -315,7 +322,11 @@ fn elapsed(window: Window, ends: &[LoadEnd], ended_early: bool) -> u64 {
 }
 
 /// Plans the consumers of a topic.
-pub(crate) fn plan_fetches(topic: &str, partitions: &[Partition], load: &ConsumeLoad) -> Result<Vec<FetchPlan>> {
+pub(crate) fn plan_fetches(
+    topic: &str,
+    partitions: &[Partition],
+    load: &ConsumeLoad,
+) -> Result<Vec<FetchPlan>> {
     if load.connections == 0 || load.connections > CONNECTIONS_MAX {
         return Err(BenchError::Usage("connections out of bounds".into()));
     }
@@ -330,7 +341,8 @@ pub(crate) fn plan_fetches(topic: &str, partitions: &[Partition], load: &Consume
         let mut positions = Vec::new();
         for (rank, index) in indexes.iter().enumerate() {
             // With more connections than partitions, several read the same one.
-            let mine = if peers <= indexes.len() { rank % peers == place } else { rank == place % indexes.len() };
+            let mine =
+                if peers <= indexes.len() { rank % peers == place } else { rank == place % indexes.len() };
             if !mine {
                 continue;
             }
@@ -394,7 +406,12 @@ fn spawn_consumers(
 }
 
 /// Runs a consume workload.
-pub(crate) fn consume(topic: &str, plans: Vec<FetchPlan>, load: &ConsumeLoad, client: &Client) -> Result<Outcome> {
+pub(crate) fn consume(
+    topic: &str,
+    plans: Vec<FetchPlan>,
+    load: &ConsumeLoad,
+    client: &Client,
+) -> Result<Outcome> {
     let opened = open_consumers(plans, client)?;
     let spec = fetch_spec(topic, load, client, None);
     let (sender, receiver) = sync_channel(REPORT_QUEUE_MAX);
@@ -403,7 +420,8 @@ pub(crate) fn consume(topic: &str, plans: Vec<FetchPlan>, load: &ConsumeLoad, cl
     drop(sender);
     let server = watch_server(client, window);
     let mut progress = Progress::new(client.progress, window);
-    let totals = collect(handles.len(), &receiver, client.log.as_deref(), |totals, at| progress.show(totals, at));
+    let totals =
+        collect(handles.len(), &receiver, client.log.as_deref(), |totals, at| progress.show(totals, at));
     let ends = join(handles)?;
     let totals = totals?;
     let last = ends.iter().map(|end| end.last_completion_ns).max().unwrap_or(0);
@@ -473,4 +491,129 @@ pub(crate) fn end_to_end(
         undelivered: Some(undelivered),
         request_shape: Some(shape),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Kind;
+    use crate::sink::SinkHandle;
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener};
+
+    fn client(duration: Duration) -> Client {
+        Client {
+            cpus: Vec::new(),
+            congestion: None,
+            warmup: Duration::ZERO,
+            duration,
+            drain: Duration::from_secs(30),
+            server_pid: None,
+            log: None,
+            progress: false,
+        }
+    }
+
+    fn load(connections: usize, records: u32, rate: u64) -> ProduceLoad {
+        ProduceLoad {
+            connections,
+            in_flight: 4,
+            record_bytes: 64,
+            fill: Fill::Records(records),
+            partitions_per_request: 1,
+            acks: 1,
+            pace: Pace::Rate(rate),
+            bytes_max: u64::MAX,
+        }
+    }
+
+    fn plans(load: &ProduceLoad, targets: &[SocketAddr]) -> Vec<ConnectionPlan> {
+        let image = encode_image(load, false).unwrap();
+        (0..load.connections)
+            .map(|index| ConnectionPlan {
+                target: targets[index % targets.len()],
+                templates: vec![RequestTemplate::encode("t", &[0], 1, &image).unwrap()],
+            })
+            .collect()
+    }
+
+    /// A server that answers every frame, and sleeps once before it answers frame `stall_at`.
+    fn stalling_server(stall_at: usize, stall: Duration) -> (SocketAddr, JoinHandle<usize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut frames = 0;
+            let mut head = [0u8; 4];
+            while stream.read_exact(&mut head).is_ok() {
+                let mut body = vec![0; u32::from_be_bytes(head) as usize];
+                stream.read_exact(&mut body).unwrap();
+                if frames == stall_at {
+                    std::thread::sleep(stall);
+                }
+                frames += 1;
+                stream.write_all(&[[0, 0, 0, 4], body[4..8].try_into().unwrap()].concat()).unwrap();
+            }
+            frames
+        });
+        (address, thread)
+    }
+
+    /// The story: closed-loop tools send nothing while the server stalls and so report one slow request.
+    /// Here every request that was meant to leave during the stall must show the delay its user would see.
+    #[test]
+    fn a_stall_is_charged_to_every_request_it_delays() {
+        let (address, server) = stalling_server(100, Duration::from_millis(300));
+        let load = load(1, 1, 1_000);
+        let outcome =
+            produce(plans(&load, &[address]), &load, &client(Duration::from_secs(1)), Peer::Sink).unwrap();
+        let histogram = |kind: Kind| outcome.totals.histograms[kind as usize].as_ref().unwrap();
+        let response = histogram(Kind::Response);
+        assert_eq!(response.len(), 1_000, "every intended request is in the histogram");
+        assert_eq!((histogram(Kind::Service).len(), histogram(Kind::Lag).len()), (1_000, 1_000));
+        // Whatever was due in the first half of the stall waits for at least its second half.
+        let delayed = response.count_between(150_000_000, u64::MAX / 2);
+        assert!(delayed >= 145, "only {delayed} requests show the stall");
+        assert!(histogram(Kind::Service).max() <= response.max());
+        assert_eq!(outcome.ends.iter().map(|end| end.unsent + end.unanswered).sum::<u64>(), 0);
+        assert_eq!(server.join().unwrap(), 1_000);
+    }
+
+    #[test]
+    fn the_sink_answers_everything_with_and_without_sync() {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        for sync in [false, true] {
+            let sink = SinkHandle::start(&[], folder.path(), 32 << 20, sync).unwrap();
+            // 300 requests of 1,000 records (~70 KB) over three connections: 21 MB cross many write buffers.
+            let load = load(3, 1_000, 1_000_000);
+            let targets = sink.addresses.clone();
+            let outcome =
+                produce(plans(&load, &targets), &load, &client(Duration::from_millis(300)), Peer::Sink)
+                    .unwrap();
+            let end: LoadEnd = outcome.ends[0];
+            assert_eq!((end.unsent, end.unanswered), (0, 0));
+            assert_eq!(outcome.ends.iter().map(|end| end.records_total).sum::<u64>(), 300_000);
+            assert_eq!(outcome.totals.histograms[Kind::Response as usize].as_ref().unwrap().len(), 300);
+            assert!(sink.stop().unwrap() > 0);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "probe files are removed");
+    }
+
+    #[test]
+    fn connections_share_partitions_without_overlap_and_cover_all() {
+        let address: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        for (partition_count, connections, width) in [(1, 4, 1), (4, 4, 1), (7, 3, 1), (8, 2, 2), (6, 4, 3)] {
+            let partitions: Vec<Partition> =
+                (0..partition_count).map(|index| Partition { index, leader: address }).collect();
+            let load = ProduceLoad { partitions_per_request: width, ..load(connections, 1, 1) };
+            let image = encode_image(&load, false).unwrap();
+            let plans = plan_connections("t", &partitions, &load, &image).unwrap();
+            assert_eq!(plans.len(), connections);
+            let sizes: Vec<usize> =
+                plans.iter().flat_map(|plan| &plan.templates).map(RequestTemplate::len).collect();
+            assert!(sizes.windows(2).all(|pair| pair[0] == pair[1]));
+            let slots: usize = plans.iter().map(|plan| plan.templates.len() * width).sum();
+            assert!(slots >= partition_count as usize);
+        }
+    }
 }
