@@ -24,6 +24,8 @@ pub(crate) struct Manifest {
     smt_active: Option<String>,
     governor: Option<String>,
     memory_bytes: Option<u64>,
+    /// At the start: other work on the host spoils every figure.
+    load_average: Option<String>,
     transparent_huge_pages: Option<String>,
     tcp_congestion_default: Option<String>,
     tcp_congestion_used: Option<String>,
@@ -92,6 +94,7 @@ impl Manifest {
             smt_active: read("/sys/devices/system/cpu/smt/active"),
             governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             memory_bytes: memory,
+            load_average: read("/proc/loadavg"),
             transparent_huge_pages: read("/sys/kernel/mm/transparent_hugepage/enabled"),
             tcp_congestion_default: read("/proc/sys/net/ipv4/tcp_congestion_control"),
             tcp_congestion_used: congestion.map(str::to_owned),

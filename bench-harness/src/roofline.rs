@@ -20,6 +20,9 @@ use crate::schedule::Pace;
 use crate::sink::SinkHandle;
 use crate::workload::{self, Client, Fill, ProduceLoad};
 
+/// Measurements of one sink, of which the best counts.
+const SINK_REPEATS: usize = 3;
+
 /// What probes need to know.
 #[derive(Debug, Clone)]
 pub(crate) struct Probes {
@@ -107,11 +110,30 @@ impl Probes {
         }
     }
 
-    /// Drives the sink with the shape of `load`, closed loop.
+    /// Drives the sink with the shape of `load`, closed loop: the best of three, for a limit is what the
+    /// machine can do when its neighbours let it.
     pub(crate) fn sink(&self, load: &ProduceLoad, sync: bool) -> Result<SinkResult> {
-        let time = self.time()?;
+        let time = self.time()? / 2;
         let client = self.client(time / 4, time);
         let handle = SinkHandle::start(&self.cpus_server, &self.args.dir, self.args.probe_file_bytes, sync)?;
+        let mut best: Option<SinkResult> = None;
+        for _ in 0..SINK_REPEATS {
+            let result = self.sink_once(load, &handle, &client, sync)?;
+            if best.as_ref().is_none_or(|best| best.gb_per_s < result.gb_per_s) {
+                best = Some(result);
+            }
+        }
+        handle.stop()?;
+        Ok(best.expect("there is at least one repeat"))
+    }
+
+    fn sink_once(
+        &self,
+        load: &ProduceLoad,
+        handle: &SinkHandle,
+        client: &Client,
+        sync: bool,
+    ) -> Result<SinkResult> {
         let image = workload::encode_image(load, false)?;
         let partitions: Vec<i32> = (0..load.partitions_per_request.max(1) as i32).collect();
         let mut plans = Vec::with_capacity(load.connections);
@@ -121,11 +143,12 @@ impl Probes {
                 templates: vec![RequestTemplate::encode("sink", &partitions, -1, &image)?],
             });
         }
-        let started = crate::sys::now_ns();
         let load = ProduceLoad { pace: Pace::Max, bytes_max: u64::MAX, ..load.clone() };
-        let outcome = workload::produce(plans, &load, &client, Peer::Sink)?;
+        let cpu_before = handle.cpu_ns();
+        let started = crate::sys::now_ns();
+        let outcome = workload::produce(plans, &load, client, Peer::Sink)?;
         let wall_ns = crate::sys::now_ns() - started;
-        let cpu_ns = handle.stop()?;
+        let cpu_ns = handle.cpu_ns() - cpu_before;
         let phase = phase("sink", "sink", BTreeMap::new(), &outcome, Some(Pace::Max));
         let service = phase.latency.get("service");
         Ok(SinkResult {

@@ -14,7 +14,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crate::error::{Result, io_err, protocol};
@@ -109,7 +109,9 @@ pub(crate) struct SinkHandle {
     /// Where to connect, one address per thread.
     pub(crate) addresses: Vec<SocketAddr>,
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Result<u64>>>,
+    /// Processor time of each thread so far, in nanoseconds, as of its last wake-up.
+    cpu_ns: Vec<Arc<AtomicU64>>,
+    threads: Vec<JoinHandle<Result<()>>>,
 }
 
 impl SinkHandle {
@@ -117,31 +119,37 @@ impl SinkHandle {
     /// `file_bytes` in `folder`.
     pub(crate) fn start(cpus: &[usize], folder: &Path, file_bytes: u64, sync: bool) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut handle = Self { addresses: Vec::new(), stop: Arc::clone(&stop), threads: Vec::new() };
+        let mut handle =
+            Self { addresses: Vec::new(), stop: Arc::clone(&stop), cpu_ns: Vec::new(), threads: Vec::new() };
         for thread in 0..cpus.len().max(1) {
             let share = file_bytes / cpus.len().max(1) as u64;
             let probe = ProbeFile::create(folder, &format!("sink{thread}"), share)?;
             let sink = Sink::new(probe, sync).map_err(io_err("set up the sink"))?;
             handle.addresses.push(sink.listener.local_addr().map_err(io_err("sink address"))?);
             let (stop, cpu) = (Arc::clone(&stop), cpus.get(thread).copied());
+            let cpu_ns = Arc::new(AtomicU64::new(0));
+            handle.cpu_ns.push(Arc::clone(&cpu_ns));
             handle.threads.push(std::thread::spawn(move || {
                 if let Some(cpu) = cpu {
                     sys::pin_thread(cpu).map_err(io_err(format!("pin to core {cpu}")))?;
                 }
-                sink.run(&stop)
+                sink.run(&stop, &cpu_ns)
             }));
         }
         Ok(handle)
     }
 
-    /// Stops the threads; their processor time in nanoseconds.
-    pub(crate) fn stop(mut self) -> Result<u64> {
+    /// Processor time of all threads so far, in nanoseconds.
+    pub(crate) fn cpu_ns(&self) -> u64 {
+        self.cpu_ns.iter().map(|time| time.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Stops the threads and reports what went wrong in them.
+    pub(crate) fn stop(mut self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut cpu_ns = 0;
-        for thread in self.threads.drain(..) {
-            cpu_ns += thread.join().map_err(|_| protocol("a sink thread panicked"))??;
-        }
-        Ok(cpu_ns)
+        self.threads
+            .drain(..)
+            .try_for_each(|thread| thread.join().map_err(|_| protocol("a sink thread panicked"))?)
     }
 }
 
@@ -184,9 +192,9 @@ impl Sink {
         })
     }
 
-    fn run(mut self, stop: &AtomicBool) -> Result<u64> {
-        let start = sys::thread_cpu_ns();
+    fn run(mut self, stop: &AtomicBool, cpu_ns: &AtomicU64) -> Result<()> {
         let mut events: Vec<Ready> = Vec::new();
+        let mut turn = 0u32;
         while !stop.load(Ordering::Relaxed) {
             let timeout = if self.ready.is_empty() { SLEEP_NS_MAX } else { 0 };
             self.epoll.wait(timeout, &mut events).map_err(io_err("sink epoll"))?;
@@ -209,11 +217,16 @@ impl Sink {
                 let Some(index) = self.ready.pop_front() else { break };
                 self.connections[index].queued = false;
                 self.receive(index)?;
+                self.send_replies(index);
                 self.write_out().map_err(io_err("sink write"))?;
             }
             self.group_commit().map_err(io_err("sink sync"))?;
+            turn = turn.wrapping_add(1);
+            if turn.is_multiple_of(64) || events.is_empty() {
+                cpu_ns.store(sys::thread_cpu_ns(), Ordering::Relaxed);
+            }
         }
-        Ok(sys::thread_cpu_ns() - start)
+        Ok(())
     }
 
     fn enqueue(&mut self, index: usize) {
@@ -338,7 +351,6 @@ impl Sink {
             self.waiting.push_back(Waiting { connection: index, correlation, buffer: done.buffer, sequence });
         } else {
             self.reply(index, correlation);
-            self.send_replies(index);
         }
     }
 

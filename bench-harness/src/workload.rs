@@ -594,7 +594,7 @@ mod tests {
             assert_eq!((end.unsent, end.unanswered), (0, 0));
             assert_eq!(outcome.ends.iter().map(|end| end.records_total).sum::<u64>(), 300_000);
             assert_eq!(outcome.totals.histograms[Kind::Response as usize].as_ref().unwrap().len(), 300);
-            assert!(sink.stop().unwrap() > 0);
+            sink.stop().unwrap();
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "probe files are removed");
     }
