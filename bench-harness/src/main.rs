@@ -1,2 +1,58 @@
-//! `ringlog-bench`: the load harness.
-fn main() {}
+//! `ringlog-bench`: the load harness for any Kafka endpoint.
+//!
+//! Code map: `cli` (flags) → `commands`, `roofline`, `run`, `compare` (what a command does) → `workload`
+//! (connections, threads, windows) → `generator`, `consumer`, `sink` (the loops) → `record` (samples) →
+//! `report`, `manifest` (results). Below them: `frame`, `batch`, `fetch_walk`, `kafka`, `wire` (bytes),
+//! `schedule` (open loop), `disk`, `ring`, `sys` (the machine), `limits`, `error`.
+//!
+//! Invariants: intended send times are fixed by the rate and never moved; histograms are merged, percentiles
+//! never; what could not be measured is said. Must not: share code with the broker it measures.
+
+mod batch;
+mod cli;
+mod commands;
+mod consumer;
+mod error;
+mod fetch_walk;
+mod frame;
+mod generator;
+mod kafka;
+mod limits;
+mod manifest;
+mod probe;
+mod progress;
+mod record;
+mod report;
+mod ring;
+mod roofline;
+mod run;
+mod schedule;
+mod sink;
+mod suite;
+mod sys;
+mod wire;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Produce(command) => commands::produce(&command),
+        Command::Consume(command) => commands::consume(&command),
+        Command::E2e(command) => commands::e2e(&command),
+        Command::Roofline(command) => roofline::command(&command),
+        Command::Run(command) => run::run(&command),
+        Command::CompareEndpoints(command) => run::compare(&command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringlog-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Every bound of the harness, by name.
+//!
+//! Owner: the whole crate. Invariant: nothing here depends on input from the network.
+//! Must not: hold anything that a flag should set.
+
+/// Largest reply the control connection accepts, in bytes (a Metadata reply of 10,000 partitions is ~1 MB).
+pub(crate) const CONTROL_REPLY_BYTES_MAX: usize = 64 << 20;
+/// Largest single produce acknowledgement accepted, in bytes.
+pub(crate) const ACK_BYTES_MAX: usize = 1 << 20;
+/// Largest fetch response accepted, in bytes.
+pub(crate) const FETCH_RESPONSE_BYTES_MAX: usize = 1 << 30;
+/// Largest produce request built, in bytes: Kafka's default `socket.request.max.bytes`.
+pub(crate) const REQUEST_BYTES_MAX: usize = 100 << 20;
+/// Connections of one workload.
+pub(crate) const CONNECTIONS_MAX: usize = 16_384;
+/// Requests in flight on one connection.
+pub(crate) const IN_FLIGHT_MAX: usize = 4_096;
+/// Partitions of the topic under load.
+pub(crate) const PARTITIONS_MAX: usize = 100_000;
+/// Partitions in one produce request.
+pub(crate) const PARTITIONS_PER_REQUEST_MAX: usize = 1_024;
+/// Events taken from epoll at once.
+pub(crate) const EPOLL_EVENTS_MAX: usize = 256;
+/// Slices handed to one vectored send.
+pub(crate) const SEND_SLICES_MAX: usize = 64;
+/// Receive buffer for acknowledgements, per connection, in bytes (grows to `ACK_BYTES_MAX` at most).
+pub(crate) const ACK_BUFFER_BYTES: usize = 16 << 10;
+/// Receive buffer of a consumer thread, in bytes. It stays in the L2 cache.
+pub(crate) const FETCH_BUFFER_BYTES: usize = 512 << 10;
+/// Bytes of a batch kept to look at its header and the head of its first record.
+pub(crate) const BATCH_PEEK_BYTES: usize = 128;
+/// Longest topic name accepted in a fetch response, in bytes (Kafka allows 249).
+pub(crate) const TOPIC_NAME_BYTES_MAX: usize = 512;
+/// Interval reports that may wait for the collector.
+pub(crate) const REPORT_QUEUE_MAX: usize = 1_024;
+/// Longest time a generator thread sleeps, in nanoseconds: bounds how late an interval report is.
+pub(crate) const SLEEP_NS_MAX: u64 = 50_000_000;
+/// Largest value a histogram holds, in nanoseconds (one hour). What is above is counted as overflow.
+pub(crate) const HISTOGRAM_NS_MAX: u64 = 3_600_000_000_000;
+/// Disk probe and sink: size of a write buffer in bytes; also the size of one O_DIRECT write.
+pub(crate) const SINK_BUFFER_BYTES: usize = 1 << 20;
+/// Sink: write buffers of one thread.
+pub(crate) const SINK_BUFFERS: usize = 32;
+/// Sink: O_DIRECT writes in flight, per thread.
+pub(crate) const SINK_WRITE_DEPTH: usize = 8;
+/// Sink: largest frame it takes, in bytes. A frame must fit the buffers that are not being written.
+pub(crate) const SINK_FRAME_BYTES_MAX: usize = 16 << 20;
+/// Alignment of O_DIRECT offsets, lengths and buffers, in bytes.
+pub(crate) const DIRECT_ALIGN: usize = 4096;
+/// Disk use of one workload phase that the presets allow, in bytes.
+pub(crate) const PRESET_DISK_BYTES_MAX: u64 = 8_000_000_000;

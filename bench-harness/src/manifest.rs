@@ -1,0 +1,119 @@
+//! The manifest: what a run stood on, so that a reader can repeat it or refuse to compare it.
+//!
+//! Owner: the main thread. Must not: fail a run because a file of /proc or /sys is missing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+/// Everything known about host and command.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Manifest {
+    harness: &'static str,
+    harness_version: &'static str,
+    started_unix_s: u64,
+    command_line: Vec<String>,
+    git_commit: Option<String>,
+    git_dirty: Option<bool>,
+    kernel: String,
+    cpu_model: Option<String>,
+    cores: usize,
+    smt_active: Option<String>,
+    governor: Option<String>,
+    memory_bytes: Option<u64>,
+    /// At the start: other work on the host spoils every figure.
+    load_average: Option<String>,
+    transparent_huge_pages: Option<String>,
+    tcp_congestion_default: Option<String>,
+    tcp_congestion_used: Option<String>,
+    cpus_client: Vec<usize>,
+    cpus_server: Vec<usize>,
+    data_dir: Option<BTreeMap<&'static str, String>>,
+    endpoints: BTreeMap<String, String>,
+}
+
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+fn field(path: &str, name: &str) -> Option<String> {
+    let text = read(path)?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The mount that holds `path`: its file system, options and device, from /proc/self/mounts.
+fn mount_of(path: &Path) -> Option<BTreeMap<&'static str, String>> {
+    let path = path.canonicalize().ok()?;
+    let mounts = read("/proc/self/mounts")?;
+    let best = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut parts = line.split(' ');
+            let (device, point) = (parts.next()?, parts.next()?);
+            path.starts_with(point).then_some((point.len(), device, parts.next()?, parts.next()?))
+        })
+        .max_by_key(|(length, ..)| *length)?;
+    Some(BTreeMap::from([
+        ("device", best.1.to_owned()),
+        ("file_system", best.2.to_owned()),
+        ("mount_options", best.3.to_owned()),
+    ]))
+}
+
+impl Manifest {
+    /// Looks at the host now.
+    pub(crate) fn take(
+        congestion: Option<&str>,
+        cpus_client: &[usize],
+        cpus_server: &[usize],
+        data_dir: Option<&Path>,
+        endpoints: BTreeMap<String, String>,
+    ) -> Self {
+        let memory = field("/proc/meminfo", "MemTotal")
+            .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
+            .map(|kib| kib * 1024);
+        Self {
+            harness: "ringlog-bench",
+            harness_version: env!("CARGO_PKG_VERSION"),
+            started_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+            command_line: std::env::args().collect(),
+            git_commit: git(&["rev-parse", "HEAD"]),
+            git_dirty: git(&["status", "--porcelain"]).map(|text| !text.is_empty()),
+            kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
+            cpu_model: field("/proc/cpuinfo", "model name"),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            smt_active: read("/sys/devices/system/cpu/smt/active"),
+            governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            memory_bytes: memory,
+            load_average: read("/proc/loadavg"),
+            transparent_huge_pages: read("/sys/kernel/mm/transparent_hugepage/enabled"),
+            tcp_congestion_default: read("/proc/sys/net/ipv4/tcp_congestion_control"),
+            tcp_congestion_used: congestion.map(str::to_owned),
+            cpus_client: cpus_client.to_vec(),
+            cpus_server: cpus_server.to_vec(),
+            data_dir: data_dir.and_then(mount_of),
+            endpoints,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_host_has_a_kernel_and_a_root_mount() {
+        let manifest = Manifest::take(None, &[0], &[], Some(Path::new("/")), BTreeMap::new());
+        assert!(!manifest.kernel.is_empty());
+        assert!(manifest.data_dir.unwrap().contains_key("file_system"));
+    }
+}

@@ -1,0 +1,219 @@
+//! Requests that `kafka-protocol` decodes: the gate, the handler's plan, the change, the answer.
+//!
+//! Owner: the connection's core. Invariant: no byte reaches the generated decoders before `wire::gate`
+//! has bounded every length by the frame. It must not hold state between requests.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::{
+    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest,
+    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+};
+use kafka_protocol::protocol::{Decodable, Encodable};
+
+use super::control::NodeInfo;
+use super::{
+    Call, ConnectionContext, Handled, Outcome, Refusal, api_versions, create_partitions, create_topics, delete_topics,
+    describe_cluster, describe_configs, describe_log_dirs, describe_topic_partitions, init_producer_id,
+    list_offsets, metadata, offset_for_leader_epoch,
+};
+use crate::catalog::{Catalog, CatalogChange};
+use crate::rt;
+use crate::shard::{ControlError, Shard};
+use crate::wire::api_table::{self, SUPPORTED};
+use crate::wire::{WireError, gate};
+
+type ShardRef = Rc<Shard>;
+
+fn ranges() -> Vec<(i16, i16, i16)> {
+    SUPPORTED.iter().map(|range| (range.key, range.min, range.max)).collect()
+}
+
+fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
+    gate::check(call.api_key, call.version, body)?;
+    T::decode(&mut Bytes::copy_from_slice(body), call.version).map_err(|_| Refusal::Malformed)
+}
+
+fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
+    let mut body = BytesMut::new();
+    if let Err(error) = response.encode(&mut body, call.version) {
+        // Our own response does not fit its own schema: a mistake of ours, seen by the client as a cut.
+        tracing::error!(api = call.api_key, version = call.version, "response cannot be encoded: {error}");
+        return super::close();
+    }
+    Handled::Ready(call.reply(|out| out.extend_from_slice(&body)))
+}
+
+/// ApiVersions, the one API that is answered in every version (KIP-511).
+pub(super) fn api_versions(call: Call, body: &[u8]) -> Outcome {
+    if !api_table::is_supported(call.api_key, call.version) {
+        let response = api_versions::respond_unsupported(&ranges());
+        let as_version_0 = Call { version: 0, ..call };
+        return Ok(encode(as_version_0, &response));
+    }
+    let request: ApiVersionsRequest = decode(call, body)?;
+    Ok(encode(call, &api_versions::respond(&ranges(), &request, call.version)))
+}
+
+fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeInfo {
+    let shard = &context.shard;
+    let listener = shard.config.listeners.get(context.listener);
+    NodeInfo {
+        node_id: shard.config.node_id,
+        host: listener.map_or_else(String::new, |listener| listener.advertised_host.clone()),
+        port: listener.map_or(0, |listener| listener.advertised_port),
+        rack: shard.config.rack.clone(),
+        cluster_id: catalog.cluster_id.to_string(),
+    }
+}
+
+/// Handles a request whose predecessors are all answered.
+pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8]) -> Outcome {
+    if !api_table::is_supported(call.api_key, call.version) {
+        return Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }.into());
+    }
+    let shard = &context.shard;
+    let catalog = shard.catalog();
+    match call.api_key {
+        api_table::METADATA => metadata(context, call, decode(call, body)?).await,
+        api_table::CREATE_TOPICS => create_topics(shard, call, decode(call, body)?).await,
+        api_table::DELETE_TOPICS => delete_topics(shard, call, decode(call, body)?).await,
+        api_table::CREATE_PARTITIONS => create_partitions(shard, call, decode(call, body)?).await,
+        api_table::DESCRIBE_CONFIGS => {
+            let request: DescribeConfigsRequest = decode(call, body)?;
+            Ok(encode(call, &describe_configs::respond(&catalog, &shard.config, &request, call.version)))
+        }
+        api_table::DESCRIBE_CLUSTER => {
+            let request: DescribeClusterRequest = decode(call, body)?;
+            Ok(encode(call, &describe_cluster::respond(&node_info(context, &catalog), &request)))
+        }
+        api_table::DESCRIBE_TOPIC_PARTITIONS => {
+            let request: DescribeTopicPartitionsRequest = decode(call, body)?;
+            match describe_topic_partitions::respond(&catalog, &shard.config, &request) {
+                Some(response) => Ok(encode(call, &response)),
+                None => Err(Refusal::Malformed),
+            }
+        }
+        api_table::DESCRIBE_LOG_DIRS => describe_log_dirs(shard, call, decode(call, body)?).await,
+        api_table::LIST_OFFSETS => {
+            let request: ListOffsetsRequest = decode(call, body)?;
+            Ok(encode(call, &list_offsets::respond(shard, request, call.version).await))
+        }
+        api_table::OFFSET_FOR_LEADER_EPOCH => {
+            let request: OffsetForLeaderEpochRequest = decode(call, body)?;
+            Ok(encode(call, &offset_for_leader_epoch::respond(shard, request).await))
+        }
+        api_table::INIT_PRODUCER_ID => {
+            let request: InitProducerIdRequest = decode(call, body)?;
+            Ok(encode(call, &init_producer_id::respond(shard, &request).await))
+        }
+        _ => Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }.into()),
+    }
+}
+
+/// Lets the control thread make and carry out a plan on the newest catalog; the plan comes back.
+async fn planned<P: Send + 'static>(
+    shard: &Shard,
+    make: impl FnOnce(&Catalog) -> (P, Vec<CatalogChange>) + Send + 'static,
+) -> Result<(P, Result<(), String>), ControlError> {
+    let (sender, made) = flume::bounded(1);
+    let outcome = shard
+        .control
+        .change(move |catalog| {
+            let (plan, changes) = make(catalog);
+            let _ = sender.send(plan);
+            changes
+        })
+        .await;
+    let plan = made.try_recv().map_err(|_| ControlError::Stopping)?;
+    Ok((plan, outcome.map(drop).map_err(|error| error.to_string())))
+}
+
+async fn metadata(context: &ConnectionContext, call: Call, request: MetadataRequest) -> Outcome {
+    let shard = &context.shard;
+    let missing = metadata::topics_to_auto_create(&shard.catalog(), &shard.config, &request, call.version);
+    if !missing.is_empty() {
+        let config = shard.config.clone();
+        let outcome = shard
+            .control
+            .change(move |catalog| {
+                create_topics::auto_create_changes(catalog, &config, &missing, rt::wall_ms())
+            })
+            .await;
+        if let Err(error) = outcome {
+            tracing::warn!("topics were not created automatically: {error}");
+        }
+    }
+    let catalog = shard.catalog();
+    Ok(encode(call, &metadata::respond(&catalog, &node_info(context, &catalog), &request, call.version)))
+}
+
+async fn create_topics(shard: &ShardRef, call: Call, request: CreateTopicsRequest) -> Outcome {
+    let config = shard.config.clone();
+    let (plan, outcome) = planned(shard, move |catalog| {
+        let mut plan = create_topics::plan(catalog, &config, &request, call.version, rt::wall_ms());
+        let changes = std::mem::take(&mut plan.changes);
+        (plan, changes)
+    })
+    .await?;
+    Ok(encode(call, &create_topics::respond(plan, outcome)))
+}
+
+async fn delete_topics(shard: &ShardRef, call: Call, request: DeleteTopicsRequest) -> Outcome {
+    let config = shard.config.clone();
+    let (plan, outcome) = planned(shard, move |catalog| {
+        let mut plan = delete_topics::plan(catalog, &config, &request, call.version);
+        let changes = std::mem::take(&mut plan.changes);
+        (plan, changes)
+    })
+    .await?;
+    Ok(encode(call, &delete_topics::respond(plan, outcome)))
+}
+
+async fn create_partitions(shard: &ShardRef, call: Call, request: CreatePartitionsRequest) -> Outcome {
+    let (plan, outcome) = planned(shard, move |catalog| {
+        let mut plan = create_partitions::plan(catalog, &request);
+        let changes = std::mem::take(&mut plan.changes);
+        (plan, changes)
+    })
+    .await?;
+    Ok(encode(call, &create_partitions::respond(plan, outcome)))
+}
+
+async fn describe_log_dirs(shard: &ShardRef, call: Call, request: DescribeLogDirsRequest) -> Outcome {
+    let mut sizes = Vec::new();
+    for core in 0..shard.mesh.cores() {
+        let answer = shard.mesh.call(core, |shard| Box::pin(async move { shard.partition_sizes() })).await;
+        sizes.extend(answer.unwrap_or_default().into_iter().map(|size| describe_log_dirs::PartitionSize {
+            topic_id: size.topic_id,
+            partition: size.partition,
+            size_bytes: size.size_bytes,
+        }));
+    }
+    let path = shard.config.data_dir.clone();
+    let space = rt::blocking(move || file_system_space(&path)).await;
+    let dir = describe_log_dirs::LogDir {
+        path: shard.config.data_dir.display().to_string(),
+        total_bytes: space.0,
+        usable_bytes: space.1,
+    };
+    Ok(encode(call, &describe_log_dirs::respond(&shard.catalog(), &dir, &sizes, &request)))
+}
+
+/// Size and free bytes of the file system below `path`, -1 each when unknown.
+fn file_system_space(path: &std::path::Path) -> (i64, i64) {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else { return (-1, -1) };
+    // SAFETY: a zeroed statvfs is valid, the path is a C string, and the call only fills the structure.
+    let (code, stat) = unsafe {
+        let mut stat: libc::statvfs = std::mem::zeroed();
+        (libc::statvfs(path.as_ptr(), &mut stat), stat)
+    };
+    if code != 0 {
+        return (-1, -1);
+    }
+    let block = stat.f_frsize as i64;
+    (stat.f_blocks as i64 * block, stat.f_bavail as i64 * block)
+}

@@ -1,0 +1,142 @@
+//! One file per Kafka API: what a request means and what the answer says. Error codes live here only
+//! (and in `partition::append`, which words its own refusals).
+//!
+//! Owner: the core of the connection; control-plane handlers are pure functions over a catalog snapshot.
+//! Produce and Fetch are decoded by `wire`; everything else by `kafka-protocol`, behind `wire::gate`.
+//! Must not: do I/O.
+
+pub mod api_versions;
+pub mod control;
+pub mod create_partitions;
+pub mod create_topics;
+pub mod delete_topics;
+pub mod describe_cluster;
+pub mod describe_configs;
+pub mod describe_log_dirs;
+pub mod describe_topic_partitions;
+mod dispatch;
+mod fetch;
+mod fetch_read;
+mod init_producer_id;
+mod list_offsets;
+pub mod metadata;
+mod offset_for_leader_epoch;
+mod produce;
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use crate::net::{Frame, Outgoing, Reply};
+use crate::shard::{ControlError, Shard};
+use crate::wire::api_table::{self, API_VERSIONS, FETCH, PRODUCE};
+use crate::wire::header;
+use crate::wire::{RequestHeader, WireError};
+
+/// What the requests of one connection share.
+pub struct ConnectionContext {
+    /// The connection's core.
+    pub shard: Rc<Shard>,
+    /// Which of the configured listeners it came in by.
+    listener: usize,
+    complained: Cell<bool>,
+}
+
+impl ConnectionContext {
+    /// The context of a new connection.
+    pub fn new(shard: Rc<Shard>, listener: usize) -> ConnectionContext {
+        ConnectionContext { shard, listener, complained: Cell::new(false) }
+    }
+
+    /// One log line per connection about requests that cannot be answered.
+    fn complain(&self, what: &str) {
+        if !self.complained.replace(true) {
+            tracing::warn!("connection closed: {what}");
+        }
+    }
+}
+
+/// What a request came to.
+pub enum Handled {
+    /// The reply is there.
+    Ready(Outgoing),
+    /// The reply will come; the connection may go on with the next request.
+    Making(Reply),
+}
+
+/// A request's header, without what it borrowed.
+#[derive(Clone, Copy)]
+struct Call {
+    api_key: i16,
+    version: i16,
+    correlation_id: i32,
+}
+
+impl Call {
+    /// A reply frame whose body `write` appends.
+    fn reply(self, write: impl FnOnce(&mut Vec<u8>)) -> Outgoing {
+        let mut skeleton = Vec::with_capacity(128);
+        let start = header::begin_response(&mut skeleton, self.api_key, self.version, self.correlation_id);
+        write(&mut skeleton);
+        header::patch_frame_size(&mut skeleton, start, 0);
+        Outgoing { skeleton, ..Outgoing::default() }
+    }
+}
+
+fn close() -> Handled {
+    Handled::Ready(Outgoing { close: true, ..Outgoing::default() })
+}
+
+/// Handles one request; `drained` resolves when all requests before it are answered.
+pub async fn handle(
+    context: &ConnectionContext,
+    mut frame: Frame<'_>,
+    drained: impl FnOnce() -> Pin<Box<dyn Future<Output = ()>>>,
+) -> Handled {
+    let (call, header_size) = match RequestHeader::parse(frame.bytes()) {
+        Ok(header) => (
+            Call {
+                api_key: header.api_key,
+                version: header.api_version,
+                correlation_id: header.correlation_id,
+            },
+            header.header_size,
+        ),
+        Err(error) => {
+            context.complain(&format!("a request header that cannot be read: {error}"));
+            return close();
+        }
+    };
+    let outcome = match call.api_key {
+        PRODUCE if api_table::is_supported(PRODUCE, call.version) => {
+            produce::handle(context, call, frame, header_size).await
+        }
+        FETCH if api_table::is_supported(FETCH, call.version) => {
+            fetch::handle(context, call, &frame.bytes()[header_size..])
+        }
+        FETCH => return Handled::Ready(fetch::unsupported_version(call)),
+        API_VERSIONS => dispatch::api_versions(call, &frame.bytes()[header_size..]),
+        _ => {
+            drained().await;
+            dispatch::handle(context, call, &frame.bytes()[header_size..]).await
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        context.complain(&format!("request {} version {}: {error}", call.api_key, call.version));
+        close()
+    })
+}
+
+/// Why a request gets no answer; the connection is closed.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("the request cannot be decoded")]
+    Malformed,
+    #[error("the request was dropped: {0}")]
+    Control(#[from] ControlError),
+}
+
+type Outcome = Result<Handled, Refusal>;

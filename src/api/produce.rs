@@ -1,0 +1,285 @@
+//! Produce (key 0): append each partition's batch on the core that owns it, answer when durable.
+//!
+//! Owner: the connection's core. Two steps, so that a connection's requests can be pipelined: *dispatched*
+//! when the batches have their place (order is fixed), *produced* when durability is known.
+//! Invariants: the batches of one connection reach a partition in the order they were sent; `acks=0` has
+//! no answer, and an error then closes the connection, as in Kafka.
+//! It must not look into batches; the partition validates.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{Call, ConnectionContext, Handled, Outcome};
+use crate::net::{Frame, FrameBuffer, Outgoing};
+use crate::partition::ProduceOutcome;
+use crate::shard::Shard;
+use crate::storage::AckResult;
+use crate::sync::Pending;
+use crate::wire::api_table::PRODUCE_SERVED_MIN;
+use crate::wire::produce::{ProduceRequest, ProduceResult, encode_response};
+use crate::wire::{TopicKey, TopicRef};
+
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const INVALID_REQUIRED_ACKS: i16 = 21;
+const UNSUPPORTED_VERSION: i16 = 35;
+const INVALID_TXN_STATE: i16 = 48;
+const KAFKA_STORAGE_ERROR: i16 = 56;
+const INVALID_RECORD: i16 = 87;
+const UNKNOWN_TOPIC_ID: i16 = 100;
+
+/// Produce versions from which zstd may be used (KIP-110).
+const ZSTD_SINCE: i16 = 7;
+
+/// One partition of the request and what became of it.
+struct Entry {
+    topic: TopicKey,
+    topic_id: Uuid,
+    topic_index: u32,
+    partition: i32,
+    /// Byte range of the batch in the frame.
+    range: Range<usize>,
+    owner: usize,
+    outcome: Option<ProduceOutcome>,
+    durable: Option<Pending<AckResult>>,
+}
+
+/// A batch on its way to another core: which entry, which partition, where in the carried bytes.
+struct Parcel {
+    entry: usize,
+    topic_id: Uuid,
+    partition: i32,
+    range: Range<usize>,
+}
+
+type Delivered = (Vec<(usize, ProduceOutcome)>, FrameBuffer);
+
+struct Remote {
+    receiver: flume::Receiver<Delivered>,
+    /// The carried buffer belongs to this core's frame pool.
+    pooled: bool,
+}
+
+pub(super) async fn handle(
+    context: &ConnectionContext,
+    call: Call,
+    mut frame: Frame<'_>,
+    header_size: usize,
+) -> Outcome {
+    let shard = &context.shard;
+    let (acks, mut entries) = plan(shard, call, &frame.bytes()[header_size..], header_size)?;
+    let remotes = send_away(shard, call, &mut frame, &mut entries, acks).await;
+    let taken = frame.bytes().is_empty();
+    for entry in entries.iter_mut().filter(|entry| entry.outcome.is_none() && entry.owner == shard.core) {
+        assert!(!taken, "a frame with local batches stays here");
+        let (outcome, durable) = match shard.partition(entry.topic_id, entry.partition) {
+            Some(partition) => {
+                let bytes = &mut frame.bytes()[entry.range.clone()];
+                partition.produce(bytes, acks, call.version >= ZSTD_SINCE).await
+            }
+            None => (gone(), None),
+        };
+        entry.outcome = Some(outcome);
+        entry.durable = durable;
+    }
+    let shard = shard.clone();
+    Ok(Handled::Making(Box::pin(async move { finish(&shard, call, acks, entries, remotes).await })))
+}
+
+fn gone() -> ProduceOutcome {
+    ProduceOutcome::error(UNKNOWN_TOPIC_OR_PARTITION, "This server does not host this topic-partition.")
+}
+
+/// Resolves topics and owners; entries that cannot be appended get their outcome here.
+fn plan(
+    shard: &Shard,
+    call: Call,
+    body: &[u8],
+    body_start: usize,
+) -> Result<(i16, Vec<Entry>), crate::wire::WireError> {
+    let mut partitions = Vec::new();
+    let request = ProduceRequest::decode(body, call.version, &mut partitions)?;
+    let refusal = refuse_all(call, &request);
+    let catalog = shard.catalog();
+    let entries = partitions.into_iter().map(|partition| {
+        let found = match partition.topic {
+            TopicRef::Name(name) => catalog.topic(name),
+            TopicRef::Id(id) => catalog.topic_by_id(id),
+        };
+        let topic = match (&partition.topic, found) {
+            (TopicRef::Name(_), Some(topic)) => TopicKey::Name(Arc::clone(&topic.name)),
+            (topic, _) => topic.to_key(),
+        };
+        let range = partition.records.map(|range| range.start + body_start..range.end + body_start);
+        let outcome = match (&refusal, found, &range) {
+            (Some(refusal), ..) => Some(refusal.clone()),
+            (None, None, _) if matches!(topic, TopicKey::Id(_)) => {
+                Some(ProduceOutcome::error(UNKNOWN_TOPIC_ID, "This server does not host this topic ID."))
+            }
+            (None, None, _) => Some(gone()),
+            (None, Some(topic), _) if topic.partition(partition.partition).is_none() => Some(gone()),
+            (None, Some(_), None) => Some(ProduceOutcome::error(INVALID_RECORD, "there are no records")),
+            _ => None,
+        };
+        let topic_id = found.map_or(Uuid::nil(), |topic| topic.id);
+        Entry {
+            topic,
+            topic_id,
+            topic_index: partition.topic_index,
+            partition: partition.partition,
+            range: range.unwrap_or_default(),
+            owner: shard.owner_of(topic_id, partition.partition.max(0)),
+            outcome,
+            durable: None,
+        }
+    });
+    Ok((request.acks, entries.collect()))
+}
+
+fn refuse_all(call: Call, request: &ProduceRequest<'_>) -> Option<ProduceOutcome> {
+    if call.version < PRODUCE_SERVED_MIN {
+        // Advertised from 0, because librdkafka disables compression otherwise (KAFKA-18659).
+        return Some(ProduceOutcome::error(UNSUPPORTED_VERSION, "Produce versions 0 to 2 are not supported."));
+    }
+    if !matches!(request.acks, -1..=1) {
+        return Some(ProduceOutcome::error(INVALID_REQUIRED_ACKS, "acks must be 0, 1 or -1"));
+    }
+    if request.transactional_id.is_some() {
+        return Some(ProduceOutcome::error(INVALID_TXN_STATE, "transactions are not supported"));
+    }
+    None
+}
+
+/// Sends the batches of other cores on their way, in one call per core.
+async fn send_away(
+    shard: &Shard,
+    call: Call,
+    frame: &mut Frame<'_>,
+    entries: &mut [Entry],
+    acks: i16,
+) -> Vec<Remote> {
+    let mut remotes = Vec::new();
+    let waiting = |entry: &Entry| entry.outcome.is_none() && entry.owner != shard.core;
+    if !entries.iter().any(waiting) {
+        return remotes;
+    }
+    let all_to_one = entries.iter().filter(|entry| entry.outcome.is_none()).map(|entry| entry.owner);
+    let first = all_to_one.clone().next().unwrap_or(shard.core);
+    let whole_frame = all_to_one.clone().all(|owner| owner == first);
+    for core in (0..shard.mesh.cores()).filter(|core| *core != shard.core) {
+        let mut parcels: Vec<Parcel> = entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| waiting(entry) && entry.owner == core)
+            .map(|(at, entry)| Parcel {
+                entry: at,
+                topic_id: entry.topic_id,
+                partition: entry.partition,
+                range: entry.range.clone(),
+            })
+            .collect();
+        if parcels.is_empty() {
+            continue;
+        }
+        let (buffer, pooled) = match frame {
+            Frame::Large(buffer, _) if whole_frame => (std::mem::take(*buffer), true),
+            _ => (pack(frame.bytes(), &mut parcels), false),
+        };
+        let allow_zstd = call.version >= ZSTD_SINCE;
+        let receiver = shard
+            .mesh
+            .start_call(core, move |owner| Box::pin(deliver(owner, parcels, buffer, acks, allow_zstd)))
+            .await;
+        remotes.push(Remote { receiver, pooled });
+    }
+    remotes
+}
+
+/// Copies the batches of `parcels` together.
+fn pack(frame: &[u8], parcels: &mut [Parcel]) -> FrameBuffer {
+    let mut packed = Vec::with_capacity(parcels.iter().map(|parcel| parcel.range.len()).sum());
+    for parcel in parcels {
+        let start = packed.len();
+        packed.extend_from_slice(&frame[parcel.range.clone()]);
+        parcel.range = start..packed.len();
+    }
+    packed
+}
+
+/// On the owner's core: appends in order, then waits for durability.
+async fn deliver(
+    shard: std::rc::Rc<Shard>,
+    parcels: Vec<Parcel>,
+    mut buffer: FrameBuffer,
+    acks: i16,
+    allow_zstd: bool,
+) -> Delivered {
+    let mut appended = Vec::with_capacity(parcels.len());
+    for parcel in parcels {
+        let (outcome, durable) = match shard.partition(parcel.topic_id, parcel.partition) {
+            Some(partition) => partition.produce(&mut buffer[parcel.range], acks, allow_zstd).await,
+            None => (gone(), None),
+        };
+        appended.push((parcel.entry, outcome, durable));
+    }
+    let mut outcomes = Vec::with_capacity(appended.len());
+    for (entry, outcome, durable) in appended {
+        outcomes.push((entry, settle(outcome, durable, acks).await));
+    }
+    (outcomes, buffer)
+}
+
+async fn settle(outcome: ProduceOutcome, durable: Option<Pending<AckResult>>, acks: i16) -> ProduceOutcome {
+    match durable {
+        // acks=0 promises nothing, and nobody waits for it.
+        Some(durable) if acks != 0 => outcome.after(durable.wait().await),
+        _ => outcome,
+    }
+}
+
+async fn finish(
+    shard: &Shard,
+    call: Call,
+    acks: i16,
+    mut entries: Vec<Entry>,
+    remotes: Vec<Remote>,
+) -> Outgoing {
+    for entry in &mut entries {
+        if let Some(outcome) = entry.outcome.take() {
+            entry.outcome = Some(settle(outcome, entry.durable.take(), acks).await);
+        }
+    }
+    for remote in remotes {
+        if let Ok((outcomes, buffer)) = remote.receiver.recv_async().await {
+            for (entry, outcome) in outcomes {
+                entries[entry].outcome = Some(outcome);
+            }
+            if remote.pooled {
+                shard.frames.put(buffer);
+            }
+        }
+    }
+    let lost = ProduceOutcome::error(KAFKA_STORAGE_ERROR, "the partition's core is gone");
+    if acks == 0 {
+        let failed = entries.iter().any(|entry| entry.outcome.as_ref().is_none_or(|o| o.error_code != 0));
+        return Outgoing { close: failed, ..Outgoing::default() };
+    }
+    let results: Vec<ProduceResult<'_>> = entries
+        .iter()
+        .map(|entry| {
+            let outcome = entry.outcome.as_ref().unwrap_or(&lost);
+            ProduceResult {
+                topic: entry.topic.as_topic_ref(),
+                topic_index: entry.topic_index,
+                partition: entry.partition,
+                error_code: outcome.error_code,
+                base_offset: outcome.base_offset,
+                log_append_time_ms: outcome.log_append_time_ms,
+                log_start_offset: outcome.log_start_offset,
+                error_message: outcome.error_message.as_deref(),
+            }
+        })
+        .collect();
+    call.reply(|out| encode_response(out, call.version, &results, 0))
+}

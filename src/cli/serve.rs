@@ -1,0 +1,294 @@
+//! `ringlog serve`: preflight, recovery, one pinned executor per core, and an orderly stop.
+//!
+//! Owner: the main thread, which waits for signals while the cores work. Invariants: a panic anywhere
+//! aborts the process with a message; the first SIGTERM or SIGINT drains and flushes, the second ends
+//! the process at once; the clean-shutdown mark is written only when every log was closed.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+
+use super::complain;
+use crate::catalog::{Catalog, CatalogChange, CatalogStore};
+use crate::config::{self, BrokerConfig, ConfigFlags};
+use crate::limits::DRAIN_MS_MAX;
+use crate::net;
+use crate::preflight;
+use crate::rt;
+use crate::shard::{
+    CleanMark, CleanPartition, Control, Job, Mesh, Shard, ShardSetup, build_mesh, open_shard, read_clean_mark,
+    write_clean_mark,
+};
+
+/// Submission queue entries of each core's ring.
+const RING_DEPTH: usize = 1024;
+
+/// Registered I/O memory of one core, at least and at most, bytes (the kernel registers up to 1 GiB).
+const IO_MEMORY_MIN: usize = 32 << 20;
+const IO_MEMORY_MAX: usize = 1 << 30;
+
+/// Runs the broker; returns when it has stopped.
+pub(super) fn run(flags: &ConfigFlags) -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RINGLOG_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,glommio=error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match start(flags) {
+        Ok(code) => code,
+        Err(problems) => complain(&problems),
+    }
+}
+
+fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
+    let loaded = config::load(&flags.sources().map_err(|text| vec![text])?).map_err(|error| error.problems)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut config = loaded.config;
+    let checked = preflight::run(&config)
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    for warning in &checked.warnings {
+        tracing::warn!("{warning}");
+    }
+    let addresses = resolve_listeners(&mut config)?;
+    let config = Arc::new(config);
+    abort_on_panic();
+    block_stop_signals();
+    let began = Instant::now();
+    let (store, catalog, clean) = open_catalog(&config)?;
+    let (mesh, inboxes) = build_mesh(config.cores.len());
+    let control = Control::start(store, catalog.clone(), mesh.clone())
+        .map_err(|error| vec![format!("cannot start the control thread: {error}")])?;
+    let (ready, all_ready) = flume::bounded(config.cores.len());
+    let mut cores = Vec::new();
+    for (core, inbox) in inboxes.into_iter().enumerate() {
+        let plan = memory_plan(&config);
+        let setup = ShardSetup {
+            core,
+            config: config.clone(),
+            catalog: catalog.clone(),
+            mesh: mesh.clone(),
+            control: control.clone(),
+            clean: clean.clone(),
+            tail_bytes: plan.tail_bytes,
+            frame_bytes: plan.frame_bytes,
+        };
+        let (addresses, ready) = (addresses.clone(), ready.clone());
+        let handle = LocalExecutorBuilder::new(Placement::Fixed(config.cores[core]))
+            .name(&format!("ringlog-{core}"))
+            .io_memory(plan.io_bytes)
+            .ring_depth(RING_DEPTH)
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+            .spawn(move || run_core(setup, inbox, addresses, ready))
+            .map_err(|error| vec![format!("cannot start core {}: {error}", config.cores[core])])?;
+        cores.push(handle);
+    }
+    drop(ready);
+    for _ in 0..cores.len() {
+        if let Ok(Err(text)) = all_ready.recv() {
+            return Err(vec![text]);
+        }
+    }
+    announce(&config, &catalog, &addresses, began);
+    wait_for_stop_signal();
+    tracing::info!("stopping: draining requests and flushing logs");
+    exit_on_second_signal();
+    stop_cores(&mesh);
+    let closed: Vec<_> = cores.into_iter().map(|core| core.join()).collect();
+    Ok(finish(&config, closed))
+}
+
+fn announce(config: &BrokerConfig, catalog: &Catalog, addresses: &[SocketAddr], began: Instant) {
+    let listens: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    println!(
+        "ringlog {} ready on {} (node {}, cores {:?}, {} topics, {} partitions, started in {} ms)",
+        env!("CARGO_PKG_VERSION"),
+        listens.join(", "),
+        config.node_id,
+        config.cores,
+        catalog.topic_count(),
+        catalog.partition_count(),
+        began.elapsed().as_millis()
+    );
+}
+
+/// Host names to addresses, and port 0 to a free port, which is then also the advertised one.
+fn resolve_listeners(config: &mut BrokerConfig) -> Result<Vec<SocketAddr>, Vec<String>> {
+    let mut addresses = Vec::new();
+    for listener in &mut config.listeners {
+        let host = if listener.host.is_empty() { "0.0.0.0" } else { &listener.host };
+        let problem = |error: std::io::Error| vec![format!("listener {host}:{}: {error}", listener.port)];
+        let mut address = (host, listener.port)
+            .to_socket_addrs()
+            .map_err(problem)?
+            .next()
+            .ok_or_else(|| vec![format!("listener {host}: no address")])?;
+        if address.port() == 0 {
+            let probe = std::net::TcpListener::bind(address).map_err(problem)?;
+            address = probe.local_addr().map_err(problem)?;
+            listener.port = address.port();
+        }
+        if listener.advertised_port == 0 {
+            listener.advertised_port = address.port();
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+type OpenedCatalog = (CatalogStore, Arc<Catalog>, Arc<CleanMark>);
+
+fn open_catalog(config: &BrokerConfig) -> Result<OpenedCatalog, Vec<String>> {
+    let meta = config.data_dir.join("meta");
+    let (mut store, mut catalog) =
+        CatalogStore::open(&meta, config.node_id).map_err(|error| vec![error.to_string()])?;
+    if let Some(notice) = store.notice() {
+        tracing::error!("{notice}");
+    }
+    let clean = read_clean_mark(&config.data_dir)
+        .map_err(|error| vec![format!("{}: clean-shutdown mark: {error}", meta.display())])?;
+    if clean.is_none() && catalog.topic_count() > 0 {
+        // A new reign: bytes behind a cut keep an older epoch than what is appended from now on.
+        tracing::warn!("the last stop was not clean: recovering, with a new leader epoch");
+        catalog = catalog.apply(&[CatalogChange::BumpLeaderEpoch]).map_err(|error| vec![error.to_string()])?;
+        store.commit(&catalog).map_err(|error| vec![format!("the catalog cannot be written: {error}")])?;
+    }
+    Ok((store, Arc::new(catalog), Arc::new(clean.unwrap_or_default())))
+}
+
+struct MemoryPlan {
+    io_bytes: usize,
+    tail_bytes: usize,
+    frame_bytes: usize,
+}
+
+/// Splits the process budget: five eighths of a core's share is I/O memory (most of it tail), a quarter
+/// is for request frames, the rest for everything small.
+fn memory_plan(config: &BrokerConfig) -> MemoryPlan {
+    let share = (config.memory_bytes as usize) / config.cores.len();
+    let io_bytes = (share / 8 * 5).clamp(IO_MEMORY_MIN, IO_MEMORY_MAX);
+    MemoryPlan { io_bytes, tail_bytes: io_bytes / 2, frame_bytes: share / 4 }
+}
+
+type CoreOutcome = Result<Option<Vec<CleanPartition>>, String>;
+
+async fn run_core(
+    setup: ShardSetup,
+    inbox: flume::Receiver<Job>,
+    addresses: Vec<SocketAddr>,
+    ready: flume::Sender<Result<(), String>>,
+) -> CoreOutcome {
+    let shard = match open_shard(setup) {
+        Ok(shard) => shard,
+        Err(error) => {
+            let _ = ready.send(Err(error.to_string()));
+            return Err(error.to_string());
+        }
+    };
+    let jobs = shard.clone();
+    rt::spawn(async move {
+        while let Ok(job) = inbox.recv_async().await {
+            job(&jobs);
+        }
+    });
+    rt::spawn(shard.clone().housekeeping());
+    rt::spawn(shard.clone().fill_pool());
+    for (listener, address) in addresses.into_iter().enumerate() {
+        let shard = shard.clone();
+        let socket = match net::listen(address) {
+            Ok(socket) => socket,
+            Err(error) => {
+                let _ = ready.send(Err(error.to_string()));
+                return Err(error.to_string());
+            }
+        };
+        rt::spawn(net::serve(shard, socket, listener));
+    }
+    let _ = ready.send(Ok(()));
+    drop(ready);
+    shard.stop.wait_until(|| shard.is_stopping()).await;
+    drain(&shard).await;
+    Ok(shard.close_logs().await)
+}
+
+/// Waits until the last connection is gone, up to the bound.
+async fn drain(shard: &Rc<Shard>) {
+    let drained = shard.stop.wait_until(|| shard.connection_count() == 0);
+    let bound = async {
+        rt::sleep_ms(DRAIN_MS_MAX).await;
+        tracing::warn!("{} connections did not end in time", shard.connection_count());
+    };
+    futures_lite::future::or(drained, bound).await;
+}
+
+fn stop_cores(mesh: &Mesh) {
+    for core in 0..mesh.cores() {
+        mesh.send_blocking(core, Box::new(|shard: &Rc<Shard>| shard.begin_stop()));
+    }
+}
+
+fn finish(config: &BrokerConfig, closed: Vec<Result<CoreOutcome, glommio::GlommioError<()>>>) -> ExitCode {
+    let mut all = Vec::new();
+    for core in closed {
+        match core {
+            Ok(Ok(Some(partitions))) => all.extend(partitions),
+            Ok(Ok(None)) => return ExitCode::FAILURE,
+            Ok(Err(text)) => return complain(&[text]),
+            Err(error) => return complain(&[error.to_string()]),
+        }
+    }
+    match write_clean_mark(&config.data_dir, &all) {
+        Ok(()) => {
+            println!("ringlog stopped cleanly");
+            ExitCode::SUCCESS
+        }
+        Err(error) => complain(&[format!("the clean-shutdown mark cannot be written: {error}")]),
+    }
+}
+
+fn abort_on_panic() {
+    let describe = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        describe(panic);
+        let thread = std::thread::current();
+        eprintln!("ringlog: thread {} panicked; the process ends now", thread.name().unwrap_or("?"));
+        std::process::abort();
+    }));
+}
+
+fn stop_signals() -> libc::sigset_t {
+    // SAFETY: a zeroed set is initialised by sigemptyset before it is used.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        set
+    }
+}
+
+/// Blocks the stop signals in this thread and all that it starts, so that only `sigwait` sees them.
+fn block_stop_signals() {
+    // SAFETY: the set is initialised; the old mask is not wanted.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &stop_signals(), std::ptr::null_mut()) };
+}
+
+fn wait_for_stop_signal() {
+    let mut signal = 0;
+    // SAFETY: the set is initialised and its signals are blocked in every thread.
+    unsafe { libc::sigwait(&stop_signals(), &mut signal) };
+}
+
+fn exit_on_second_signal() {
+    let _ = std::thread::Builder::new().name("ringlog-signals".into()).spawn(|| {
+        wait_for_stop_signal();
+        eprintln!("ringlog: second signal, ending at once");
+        // Give the message a moment to leave, then end without running destructors.
+        std::thread::sleep(Duration::from_millis(1));
+        // SAFETY: ends the process without touching any of its state.
+        unsafe { libc::_exit(130) };
+    });
+}

@@ -1,0 +1,30 @@
+//! Configuration: one table of keys drives the properties file, the environment, the flags, `ringlog config`
+//! and DescribeConfigs.
+//!
+//! Owner: the process, before any core starts; afterwards read-only behind an `Arc`.
+//! Invariants: a key that is not in [`BROKER_KEYS`] or [`TOPIC_KEYS`] has no effect; every value was checked
+//! against its [`Kind`] before a typed field is filled from it.
+//! Must not: do I/O beyond reading the one properties file and asking the kernel for cpus and memory.
+
+mod broker;
+mod broker_keys;
+mod flags;
+mod keys;
+mod machine;
+mod properties;
+mod render;
+mod settings;
+mod topic;
+mod topic_keys;
+
+pub use broker::{BrokerConfig, Listener, TimestampType};
+pub use broker_keys::{BROKER_KEYS, broker_key};
+pub use flags::ConfigFlags;
+pub use keys::{KeySpec, Kind, Scope, Support};
+pub use properties::parse_properties;
+pub use render::{Format, render};
+pub use settings::{ConfigError, ConfigSources, LoadedConfig, Settings, Source, Synonym, load};
+pub use topic::{
+    CleanupPolicy, Compression, TopicConfig, topic_value, validate_topic_config, validate_topic_configs,
+};
+pub use topic_keys::{TOPIC_KEYS, topic_key};

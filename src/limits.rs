@@ -1,0 +1,75 @@
+//! Every bound of the broker, by name.
+//!
+//! Purpose: one place where a reader sees what can grow and where it stops. Configuration may lower
+//! some of them; none is raised at run time. Nothing here does work.
+
+/// Block size for O_DIRECT positions, lengths and addresses, bytes.
+pub const BLOCK_SIZE: usize = 4096;
+
+/// Capacity of a full-size tail chunk and of the largest coalesced write, bytes.
+pub const CHUNK_SIZE_MAX: usize = 1 << 20;
+
+/// Capacity of the first chunk of a partition that was idle, bytes.
+pub const CHUNK_SIZE_MIN: usize = 16 << 10;
+
+/// A partly filled chunk with at least this many unwritten bytes is written from its own memory;
+/// below it the dirty blocks are copied to a bounce buffer so that the chunk can go on filling.
+pub const DIRECT_WRITE_BYTES_MIN: usize = 128 << 10;
+
+/// Writes in flight per partition.
+pub const WRITE_DEPTH_MAX: usize = 8;
+
+/// Bytes appended to one partition but not yet written; an append beyond it waits (back-pressure).
+pub const PARTITION_BACKLOG_BYTES_MAX: u64 = 16 << 20;
+
+/// First extent of a new segment file, bytes.
+pub const SEGMENT_EXTENT_MIN: u64 = 1 << 20;
+
+/// Largest extent by which a segment file is extended, bytes.
+pub const SEGMENT_EXTENT_MAX: u64 = 64 << 20;
+
+/// Distance in bytes between sparse index entries of a segment (at least; never below Kafka's 4096).
+pub const INDEX_INTERVAL_BYTES_MIN: u64 = 32 << 10;
+
+/// Bytes that one cold read takes from disk.
+pub const COLD_READ_BYTES: usize = 1 << 20;
+
+/// Requests of one connection that were dispatched but not answered.
+pub const PIPELINE_DEPTH_MAX: usize = 128;
+
+
+/// First read buffer of a connection, bytes; grows by need up to [`READ_BUFFER_BYTES_MAX`].
+pub const READ_BUFFER_BYTES_MIN: usize = 4 << 10;
+
+/// Read buffer that collects several small frames per receive, bytes.
+pub const READ_BUFFER_BYTES_MAX: usize = 128 << 10;
+
+/// Frame buffers kept for reuse per core, bytes.
+pub const FRAME_POOL_BYTES_MAX: usize = 64 << 20;
+
+/// Record bytes in one fetch response, whatever the client asks for.
+pub const FETCH_RESPONSE_BYTES_MAX: usize = 16 << 20;
+
+/// Longest wait of a parked fetch, milliseconds.
+pub const FETCH_WAIT_MS_MAX: i32 = 5 * 60 * 1000;
+
+/// Partitions in one fetch session (KIP-227).
+pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
+
+/// Producers remembered per partition for idempotence; the least recently used goes first.
+pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
+
+/// Batches remembered per producer and partition (Kafka's five in flight).
+pub const PRODUCER_BATCHES_KEPT: usize = 5;
+
+/// Messages in one core's mesh inbox; a sender waits when it is full.
+pub const MESH_INBOX_MAX: usize = 64 << 10;
+
+/// Slices handed to one vectored send.
+pub const IOVECS_MAX: usize = 512;
+
+/// How long a graceful stop waits for requests in flight, milliseconds.
+pub const DRAIN_MS_MAX: u64 = 10_000;
+
+/// Files that one core's segment pool keeps, whatever their size.
+pub const POOL_FILES_MAX: usize = 4096;

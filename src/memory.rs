@@ -1,0 +1,134 @@
+//! The process allocator: mimalloc, with huge-page-backed mappings for large aligned blocks.
+//!
+//! Owner: the whole process. glommio asks the global allocator for its I/O arena and for DMA buffers;
+//! with 4 KiB pages O_DIRECT bandwidth halves, because the kernel pins every page of every request
+//! (2.9 against 5.9 GB/s measured). So blocks of at least [`HUGE_BLOCK_BYTES_MIN`] get their own
+//! mapping, aligned to 2 MiB and advised `MADV_HUGEPAGE`.
+//! It must not be used for anything but routing by size: no statistics, no locks.
+
+use std::alloc::{GlobalAlloc, Layout};
+
+/// Blocks of at least this size are mapped on their own, bytes.
+pub const HUGE_BLOCK_BYTES_MIN: usize = 2 << 20;
+
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// The allocator to name in `#[global_allocator]`.
+pub struct HugeAware;
+
+fn mapping_size(layout: &Layout) -> usize {
+    layout.size().next_multiple_of(HUGE_PAGE_BYTES)
+}
+
+fn is_huge(layout: &Layout) -> bool {
+    layout.size() >= HUGE_BLOCK_BYTES_MIN && layout.align() <= HUGE_PAGE_BYTES
+}
+
+fn map_huge(layout: &Layout) -> *mut u8 {
+    let size = mapping_size(layout);
+    let span = size + HUGE_PAGE_BYTES;
+    // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no memory of ours.
+    let base = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            span,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if base == libc::MAP_FAILED {
+        return std::ptr::null_mut();
+    }
+    let start = base as usize;
+    let aligned = start.next_multiple_of(HUGE_PAGE_BYTES);
+    let head = aligned - start;
+    let tail = span - head - size;
+    // SAFETY: head and tail lie inside the mapping just made and outside the block that is returned.
+    unsafe {
+        if head > 0 {
+            libc::munmap(base, head);
+        }
+        if tail > 0 {
+            libc::munmap((aligned + size) as *mut libc::c_void, tail);
+        }
+        libc::madvise(aligned as *mut libc::c_void, size, libc::MADV_HUGEPAGE);
+    }
+    aligned as *mut u8
+}
+
+// SAFETY: every block is either mimalloc's (routed by size and alignment, which `dealloc` and `realloc`
+// receive unchanged) or a private mapping of `mapping_size` bytes aligned to 2 MiB.
+unsafe impl GlobalAlloc for HugeAware {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if is_huge(&layout) {
+            return map_huge(&layout);
+        }
+        // SAFETY: the caller's contract is passed on.
+        unsafe { mimalloc::MiMalloc.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if is_huge(&layout) {
+            return map_huge(&layout);
+        }
+        // SAFETY: the caller's contract is passed on.
+        unsafe { mimalloc::MiMalloc.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if is_huge(&layout) {
+            // SAFETY: the block is a mapping made by `map_huge` for this very layout.
+            unsafe { libc::munmap(block as *mut libc::c_void, mapping_size(&layout)) };
+            return;
+        }
+        // SAFETY: the caller's contract is passed on.
+        unsafe { mimalloc::MiMalloc.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let new_layout = match Layout::from_size_align(new_size, layout.align()) {
+            Ok(new_layout) => new_layout,
+            Err(_) => return std::ptr::null_mut(),
+        };
+        if !is_huge(&layout) && !is_huge(&new_layout) {
+            // SAFETY: the caller's contract is passed on.
+            return unsafe { mimalloc::MiMalloc.realloc(block, layout, new_size) };
+        }
+        if is_huge(&layout) && is_huge(&new_layout) && mapping_size(&layout) == mapping_size(&new_layout) {
+            return block;
+        }
+        // SAFETY: both blocks are live and at least `min` bytes long; the old one is freed with its layout.
+        unsafe {
+            let new_block = self.alloc(new_layout);
+            if !new_block.is_null() {
+                std::ptr::copy_nonoverlapping(block, new_block, layout.size().min(new_size));
+                self.dealloc(block, layout);
+            }
+            new_block
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_blocks_are_aligned_and_survive_growth() {
+        let layout = Layout::from_size_align(3 << 20, 4096).unwrap();
+        // SAFETY: the block is used inside its size and freed with its last layout.
+        unsafe {
+            let block = HugeAware.alloc_zeroed(layout);
+            assert_eq!(block as usize % HUGE_PAGE_BYTES, 0);
+            *block = 7;
+            *block.add((3 << 20) - 1) = 9;
+            let grown = HugeAware.realloc(block, layout, 9 << 20);
+            assert_eq!((*grown, *grown.add((3 << 20) - 1)), (7, 9));
+            let small = HugeAware.realloc(grown, Layout::from_size_align(9 << 20, 4096).unwrap(), 100);
+            assert_eq!(*small, 7);
+            HugeAware.dealloc(small, Layout::from_size_align(100, 4096).unwrap());
+        }
+    }
+}

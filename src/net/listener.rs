@@ -1,0 +1,78 @@
+//! One listening socket per core (SO_REUSEPORT): the kernel spreads connections over the cores.
+//!
+//! Owner: one core. Invariants: at most `max.connections` over all cores; an accept error never ends the
+//! loop; a stop closes the socket. It must not read from connections.
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+use glommio::net::{TcpListener, TcpStream};
+
+use super::connection;
+use crate::rt;
+use crate::shard::Shard;
+
+/// Pause after a failed accept (out of descriptors), milliseconds.
+const ACCEPT_RETRY_MS: u64 = 50;
+
+/// Opens this core's listening socket on `address`.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address)
+        .map_err(|error| std::io::Error::other(format!("cannot listen on {address}: {error}")))
+}
+
+/// Accepts connections of listener number `number` until the broker stops.
+pub async fn serve(shard: Rc<Shard>, listener: TcpListener, number: usize) {
+    let accepting = {
+        let shard = shard.clone();
+        async move {
+            loop {
+                match listener.accept().await {
+                    Ok(stream) => admit(&shard, stream, number),
+                    Err(error) => {
+                        tracing::warn!("accept failed: {error}");
+                        rt::sleep_ms(ACCEPT_RETRY_MS).await;
+                    }
+                }
+            }
+        }
+    };
+    let stopped = shard.stop.wait_until(|| shard.is_stopping());
+    futures_lite::future::or(accepting, stopped).await;
+}
+
+fn admit(shard: &Rc<Shard>, stream: TcpStream, listener: usize) {
+    if shard.is_stopping() {
+        return;
+    }
+    if !shard.admit_connection() {
+        tracing::warn!("connection refused: max.connections={} reached", shard.config.connection_count_max);
+        return;
+    }
+    let _ = stream.set_nodelay(true);
+    choose_congestion_control(&stream);
+    let shard = shard.clone();
+    rt::spawn(async move {
+        connection::run(shard.clone(), stream, listener).await;
+        shard.release_connection();
+    });
+}
+
+/// Loopback peers get cubic: pacing controls such as BBR halve loopback and help nobody there.
+fn choose_congestion_control(stream: &TcpStream) {
+    if !stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback()) {
+        return;
+    }
+    let name = b"cubic";
+    // SAFETY: the option's value is a byte string of the given length; a refusal changes nothing.
+    unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            name.as_ptr().cast(),
+            name.len() as libc::socklen_t,
+        );
+    }
+}

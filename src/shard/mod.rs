@@ -1,0 +1,265 @@
+//! What one core owns: its partitions, its memory, its connections; and how cores talk.
+//!
+//! Owner: the core itself. Invariants: a partition lives on exactly one core; other cores reach it only
+//! through `mesh`; the catalog snapshot is immutable and replaced as a whole by the control thread.
+//! It must not encode or decode requests.
+
+mod control;
+mod lease;
+mod mesh;
+mod sessions;
+mod startup;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::catalog::{Catalog, Topic, owner_core};
+use crate::config::{BrokerConfig, TopicConfig};
+use crate::net::FramePool;
+use crate::partition::{Partition, log_config};
+use crate::rt;
+use crate::storage::{Log, LogResources, Recovered, SegmentSummary};
+use crate::sync::Event;
+
+pub use control::{Control, ControlError};
+pub use lease::{Lease, LeaseTable};
+pub use mesh::{Job, LocalFuture, Mesh, build as build_mesh};
+pub use sessions::{SessionContext, SessionError, SessionPartition, Sessions};
+pub use startup::{CleanMark, ShardSetup, open_shard, read_clean_mark, write_clean_mark};
+
+/// Key of a partition on its core.
+pub type PartitionKey = (Uuid, i32);
+
+/// One core's state.
+pub struct Shard {
+    /// Index of the core, from 0.
+    pub core: usize,
+    /// Broker configuration.
+    pub config: Arc<BrokerConfig>,
+    /// The way to other cores.
+    pub mesh: Mesh,
+    /// The way to the catalog's writer.
+    pub control: Control,
+    /// Slices lent to other cores.
+    pub leases: LeaseTable,
+    /// Fetch sessions of this core's connections.
+    pub sessions: Sessions,
+    /// Memory for request frames.
+    pub frames: FramePool,
+    /// Fires when the broker stops.
+    pub stop: Event,
+    resources: LogResources,
+    catalog: RefCell<Arc<Catalog>>,
+    partitions: RefCell<HashMap<PartitionKey, Rc<Partition>>>,
+    watches: RefCell<HashMap<u64, Rc<Event>>>,
+    stopping: Cell<bool>,
+    connections: Cell<usize>,
+}
+
+/// Size and end of one partition's log (`DescribeLogDirs`).
+#[derive(Clone, Copy, Debug)]
+pub struct PartitionSize {
+    /// Topic id.
+    pub topic_id: Uuid,
+    /// Partition index.
+    pub partition: i32,
+    /// Bytes of all segments.
+    pub size_bytes: u64,
+}
+
+/// The active segment of one partition at a clean stop.
+pub struct CleanPartition {
+    /// Partition.
+    pub key: PartitionKey,
+    /// Base offset of the active segment.
+    pub base_offset: i64,
+    /// Its end, index and producer state.
+    pub summary: SegmentSummary,
+}
+
+impl Shard {
+    /// The catalog now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.borrow().clone()
+    }
+
+    /// The core that owns a partition.
+    pub fn owner_of(&self, topic_id: Uuid, partition: i32) -> usize {
+        owner_core(topic_id, partition, self.mesh.cores())
+    }
+
+    /// A partition that this core owns.
+    pub fn partition(&self, topic_id: Uuid, partition: i32) -> Option<Rc<Partition>> {
+        self.partitions.borrow().get(&(topic_id, partition)).cloned()
+    }
+
+    /// Sizes of all partitions of this core.
+    pub fn partition_sizes(&self) -> Vec<PartitionSize> {
+        self.partitions
+            .borrow()
+            .values()
+            .map(|partition| PartitionSize {
+                topic_id: partition.topic_id,
+                partition: partition.index,
+                size_bytes: partition.log.size_bytes(),
+            })
+            .collect()
+    }
+
+    /// Takes a new catalog: opens partitions that came, deletes those that went, updates the others.
+    pub fn apply_catalog(self: &Rc<Self>, new: Arc<Catalog>) {
+        let old = self.catalog.replace(new.clone());
+        for topic in new.topics() {
+            let known = old.topic_by_id(topic.id);
+            if !known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
+                self.apply_topic(topic, |_| Recovered::default());
+            }
+        }
+        for topic in old.topics() {
+            if new.topic_by_id(topic.id).is_none() {
+                self.drop_topic(topic);
+            }
+        }
+    }
+
+    fn apply_topic(&self, topic: &Arc<Topic>, recover: impl Fn(i32) -> Recovered) {
+        let config = Rc::new(TopicConfig::effective(&self.config, &topic.configs));
+        for (index, meta) in topic.partitions.iter().enumerate() {
+            let index = index as i32;
+            if self.owner_of(topic.id, index) != self.core {
+                continue;
+            }
+            if let Some(partition) = self.partition(topic.id, index) {
+                partition.raise_leader_epoch(meta.leader_epoch);
+                partition.set_config(config.clone());
+                continue;
+            }
+            let name = format!("{}-{index}", topic.name);
+            let directory = self.config.data_dir.join(&name);
+            let metadata = format!("version: 0\ntopic_id: {}\n", kafka_uuid(topic.id)).into_bytes();
+            let log =
+                Log::new(name, directory, &self.resources, log_config(&config), recover(index), metadata);
+            let partition =
+                Partition::new(topic.name.clone(), topic.id, index, meta.leader_epoch, config.clone(), log);
+            self.partitions.borrow_mut().insert((topic.id, index), partition);
+        }
+    }
+
+    fn drop_topic(self: &Rc<Self>, topic: &Topic) {
+        for index in 0..topic.partition_count() as i32 {
+            let Some(partition) = self.partitions.borrow_mut().remove(&(topic.id, index)) else { continue };
+            let unique = topic.id.simple().to_string();
+            rt::spawn(async move { partition.log.delete(&unique).await });
+        }
+    }
+
+    /// Registers a wait that another core may cancel.
+    pub fn open_watch(&self, id: u64) -> Rc<Event> {
+        let event = Rc::new(Event::default());
+        self.watches.borrow_mut().insert(id, event.clone());
+        event
+    }
+
+    /// Ends a wait.
+    pub fn close_watch(&self, id: u64) {
+        if let Some(event) = self.watches.borrow_mut().remove(&id) {
+            event.fire();
+        }
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Begins a graceful stop: no new connections or requests; what is in flight is answered.
+    pub fn begin_stop(&self) {
+        self.stopping.set(true);
+        self.stop.fire();
+    }
+
+    /// Counts a connection in; false when there are too many.
+    pub fn admit_connection(&self) -> bool {
+        let limit = (self.config.connection_count_max.max(1) as usize).div_ceil(self.mesh.cores());
+        if self.connections.get() >= limit {
+            return false;
+        }
+        self.connections.set(self.connections.get() + 1);
+        true
+    }
+
+    /// Counts a connection out.
+    pub fn release_connection(&self) {
+        self.connections.set(self.connections.get() - 1);
+        if self.stopping.get() {
+            self.stop.fire();
+        }
+    }
+
+    /// Connections open on this core.
+    pub fn connection_count(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// Retention and expiry, over and over.
+    pub async fn housekeeping(self: Rc<Self>) {
+        let interval = self.config.retention_check_interval_ms.max(1);
+        loop {
+            rt::sleep_ms(interval).await;
+            let now_ms = rt::wall_ms();
+            let all: Vec<_> = self.partitions.borrow().values().cloned().collect();
+            let expiry_ms = i64::try_from(self.config.producer_id_expiration_ms).unwrap_or(i64::MAX);
+            for partition in all {
+                partition.log.apply_retention(now_ms).await;
+                partition.log.expire_producers(now_ms.saturating_sub(expiry_ms));
+                rt::yield_now().await;
+            }
+        }
+    }
+
+    /// Writes and flushes all logs; the clean-shutdown entries, or `None` if any log failed.
+    pub async fn close_logs(&self) -> Option<Vec<CleanPartition>> {
+        let all: Vec<_> = self.partitions.borrow().values().cloned().collect();
+        let mut clean = Vec::new();
+        let mut failed = false;
+        for partition in all {
+            if let Err(error) = partition.log.close().await {
+                tracing::error!(partition = %partition.log.name(), "not closed cleanly: {error}");
+                failed = true;
+                continue;
+            }
+            if let Some((base_offset, summary)) = partition.log.active_summary() {
+                clean.push(CleanPartition { key: (partition.topic_id, partition.index), base_offset, summary });
+            }
+        }
+        (!failed).then_some(clean)
+    }
+}
+
+/// A uuid as Kafka prints it: URL-safe base64 without padding.
+pub fn kafka_uuid(id: Uuid) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut out = String::with_capacity(22);
+    for group in id.as_bytes().chunks(3) {
+        let word = group.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        for digit in 0..=group.len() {
+            out.push(ALPHABET[(word >> (18 - 6 * digit)) as usize & 63] as char);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_print_as_kafka_prints_them() {
+        assert_eq!(kafka_uuid(Uuid::from_u128(0)), "AAAAAAAAAAAAAAAAAAAAAA");
+        assert_eq!(kafka_uuid(Uuid::from_u128(u128::MAX)), "_____________________w");
+    }
+}

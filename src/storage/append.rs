@@ -1,0 +1,402 @@
+//! Admission to a log, and the life of its active segment: preparing, extending, rolling, sealing.
+//!
+//! Owner: one log. Invariants: appends are admitted in the order in which they asked; a batch lies whole
+//! in one segment and only in space that the file system has reserved, so that a full disk is met before
+//! anything is written; a sealed segment is flushed, cut to its length and described by an index file.
+//! It must not validate batches (the partition did) or answer anybody.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::disk::DiskFile;
+use super::group_commit::AckResult;
+use super::index::SegmentSummary;
+use super::log::{Log, LogError, LogState, NextFile};
+use super::producers::SequenceCheck;
+use super::segment::{Segment, file_name, index_file_name};
+use super::segment_pool::PoolFile;
+use super::tail::{block_ceil, block_floor};
+use crate::limits::{PARTITION_BACKLOG_BYTES_MAX, SEGMENT_EXTENT_MAX, SEGMENT_EXTENT_MIN};
+use crate::rt;
+use crate::sync::Pending;
+use crate::wire::record_batch::{self, BatchInfo};
+
+/// What an append waits for before it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Completion of the write: survives a killed process (`acks=1`).
+    Written,
+    /// Completion of a flush: survives power loss (`acks=all`).
+    Flushed,
+}
+
+/// A batch that is in the log.
+pub struct Appended {
+    /// Offset of its first record.
+    pub base_offset: i64,
+    /// Append time if the broker stamped it (or the original's, for a repetition), else -1.
+    pub log_append_time_ms: i64,
+    /// Resolves when the asked-for durability is reached.
+    pub durable: Pending<AckResult>,
+}
+
+/// Why a batch was not appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppendError {
+    /// The log refused it.
+    Log(LogError),
+    /// A gap in an idempotent producer's sequence.
+    OutOfOrderSequence,
+    /// An old producer epoch.
+    FencedProducer,
+}
+
+enum Room {
+    Ready,
+    Wait,
+    Prepare { base_offset: i64, size_bytes_max: u64 },
+    Extend { segment: Rc<Segment>, step_bytes: u64, wait: bool },
+    Roll,
+    Refuse(LogError),
+}
+
+impl Log {
+    /// Appends one validated batch; `bytes` get their offset and leader epoch patched.
+    ///
+    /// `log_append_time_ms` is -1 unless the topic stamps batches. Appends are admitted in call order;
+    /// when the log's backlog is full the call waits.
+    pub async fn append(
+        self: &Rc<Self>,
+        bytes: &mut [u8],
+        batch: BatchInfo,
+        leader_epoch: i32,
+        durability: Durability,
+        log_append_time_ms: i64,
+    ) -> Result<Appended, AppendError> {
+        let ticket = self.ticket_next.get();
+        self.ticket_next.set(ticket + 1);
+        self.progress.wait_until(|| self.ticket_serving.get() == ticket).await;
+        let admitted = self.ensure_room(bytes.len() as u64).await;
+        let outcome = match admitted {
+            Ok(()) => self.append_now(bytes, batch, leader_epoch, durability, log_append_time_ms),
+            Err(error) => Err(AppendError::Log(error)),
+        };
+        self.ticket_serving.set(ticket + 1);
+        if self.ticket_next.get() > ticket + 1 {
+            self.progress.fire();
+        }
+        outcome
+    }
+
+    fn append_now(
+        self: &Rc<Self>,
+        bytes: &mut [u8],
+        batch: BatchInfo,
+        leader_epoch: i32,
+        durability: Durability,
+        log_append_time_ms: i64,
+    ) -> Result<Appended, AppendError> {
+        let config = *self.config.borrow();
+        let flush_for_ack = durability == Durability::Flushed && !config.write_caching;
+        let (position, base_offset, allocated, unflushed_records) = {
+            let mut state = self.state.borrow_mut();
+            match state.producers.check(&batch) {
+                SequenceCheck::Next => {}
+                SequenceCheck::OutOfOrder => return Err(AppendError::OutOfOrderSequence),
+                SequenceCheck::Fenced => return Err(AppendError::FencedProducer),
+                SequenceCheck::Duplicate { base_offset, timestamp_ms } => {
+                    let position = state.segments.back().map_or(0, |segment| segment.end_position());
+                    drop(state);
+                    let durable = self.wait_durable(position, flush_for_ack);
+                    return Ok(Appended { base_offset, log_append_time_ms: timestamp_ms, durable });
+                }
+            }
+            let base_offset = state.log_end_offset;
+            record_batch::patch(bytes, base_offset, leader_epoch);
+            let (position, allocated) = state.place(bytes, &batch, leader_epoch, log_append_time_ms);
+            let log_end_offset = state.log_end_offset;
+            state.commit.note_append(position, log_end_offset, flush_for_ack);
+            let unflushed = log_end_offset - state.commit.high_watermark();
+            (position, base_offset, allocated, unflushed)
+        };
+        if allocated > 0 {
+            self.cache.charge(self, allocated);
+        }
+        self.pump_writes();
+        let flush_now = flush_for_ack || config.flush_records <= unflushed_records.max(1);
+        let durable = self.wait_durable(position, flush_now);
+        if !flush_now && config.flush_ms != i64::MAX {
+            self.flush_later(position, config.flush_ms);
+        }
+        Ok(Appended { base_offset, log_append_time_ms, durable })
+    }
+
+    fn flush_later(self: &Rc<Self>, position: u64, flush_ms: i64) {
+        let log = self.clone();
+        rt::spawn(async move {
+            rt::sleep_ms(flush_ms.max(0) as u64).await;
+            // Whoever else flushed meanwhile covered it; the request then is free.
+            let _ = log.request_flush(position).wait().await;
+        });
+    }
+
+    async fn ensure_room(self: &Rc<Self>, size: u64) -> Result<(), LogError> {
+        self.state.borrow_mut().room_error = None;
+        loop {
+            let seen = self.progress.generation();
+            if let Some(text) = self.state.borrow_mut().room_error.take() {
+                return Err(LogError::NoSpace(text));
+            }
+            match self.room_for(size) {
+                Room::Ready => {
+                    self.prepare_ahead();
+                    return Ok(());
+                }
+                Room::Wait => {}
+                Room::Refuse(error) => return Err(error),
+                Room::Prepare { base_offset, size_bytes_max } => {
+                    self.start_prepare(base_offset, size_bytes_max);
+                }
+                Room::Extend { segment, step_bytes, wait } => {
+                    self.start_extend(segment, step_bytes);
+                    if !wait {
+                        return Ok(());
+                    }
+                }
+                Room::Roll => {
+                    self.roll();
+                    continue;
+                }
+            }
+            self.progress.wait_past(seen).await;
+        }
+    }
+
+    fn room_for(&self, size: u64) -> Room {
+        let config = self.config.borrow();
+        let state = self.state.borrow();
+        if let Some(error) = &state.failed {
+            return Room::Refuse(error.clone());
+        }
+        let tail = state.segments.back().map_or(0, |segment| segment.end_position());
+        if tail - state.commit.written() > PARTITION_BACKLOG_BYTES_MAX {
+            return Room::Wait;
+        }
+        let base_offset = state.log_end_offset;
+        let size_bytes_max = block_ceil(config.segment_bytes.max(SEGMENT_EXTENT_MIN));
+        let Some(active) = state.active().cloned().filter(|active| !must_roll(active, size, &config)) else {
+            return match state.next_file {
+                NextFile::Ready(..) => Room::Roll,
+                NextFile::None => Room::Prepare { base_offset, size_bytes_max },
+                NextFile::Preparing => Room::Wait,
+            };
+        };
+        room_in(&active, size, size_bytes_max, state.extending)
+    }
+
+    /// Gets the next segment's file ready while the active one still has a quarter of its room.
+    fn prepare_ahead(self: &Rc<Self>) {
+        let segment_bytes = self.config.borrow().segment_bytes;
+        let due = {
+            let state = self.state.borrow();
+            let used = state.segments.back().map_or(0, |segment| segment.size_bytes.get());
+            matches!(state.next_file, NextFile::None)
+                && used > segment_bytes / 4 * 3
+                && segment_bytes >= SEGMENT_EXTENT_MAX
+        };
+        if due {
+            let base_offset = self.log_end_offset();
+            self.start_prepare(base_offset, block_ceil(segment_bytes));
+        }
+    }
+
+    fn start_prepare(self: &Rc<Self>, base_offset: i64, size_bytes_max: u64) {
+        self.state.borrow_mut().next_file = NextFile::Preparing;
+        let log = self.clone();
+        rt::spawn(async move {
+            let prepared = log.prepare(base_offset, size_bytes_max).await;
+            {
+                let mut state = log.state.borrow_mut();
+                state.next_file = match prepared {
+                    Ok((pool_file, file)) => NextFile::Ready(pool_file, file),
+                    Err(error) => {
+                        let text = format!("{}: no file for a new segment: {error}", log.directory.display());
+                        tracing::warn!("{text}; produce requests are refused until there is room");
+                        state.room_error = Some(text.into());
+                        NextFile::None
+                    }
+                };
+            }
+            log.progress.fire();
+        });
+    }
+
+    async fn prepare(
+        &self,
+        base_offset: i64,
+        size_bytes_max: u64,
+    ) -> std::io::Result<(PoolFile, Rc<dyn DiskFile>)> {
+        if !self.directory_made.get() {
+            self.disk.create_dir(self.directory.clone()).await?;
+            let metadata = self.metadata_file.borrow_mut().take();
+            if let Some(bytes) = metadata {
+                self.disk.write_small(self.directory.join("partition.metadata"), bytes).await?;
+            }
+            self.directory_made.set(true);
+        }
+        self.pool.take(base_offset, SEGMENT_EXTENT_MIN, size_bytes_max).await
+    }
+
+    fn start_extend(self: &Rc<Self>, segment: Rc<Segment>, step_bytes: u64) {
+        self.state.borrow_mut().extending = true;
+        let log = self.clone();
+        rt::spawn(async move {
+            let from = segment.allocated_bytes.get();
+            let outcome = match segment.open_file() {
+                Some(file) => file.reserve(from, step_bytes).await,
+                None => Ok(()),
+            };
+            log.state.borrow_mut().extending = false;
+            match outcome {
+                Ok(()) => segment.allocated_bytes.set(from + step_bytes),
+                Err(error) => {
+                    let text = format!("{}: cannot extend: {error}", segment.path().display());
+                    tracing::warn!("{text}; produce requests are refused until there is room");
+                    // Refuses the append that waits; the next one tries again.
+                    log.state.borrow_mut().room_error = Some(text.into());
+                }
+            }
+            log.progress.fire();
+        });
+    }
+
+    /// Makes the prepared file the active segment and seals the old one in the background.
+    fn roll(self: &Rc<Self>) {
+        let (old, new, from) = {
+            let mut state = self.state.borrow_mut();
+            let NextFile::Ready(pool_file, file) = std::mem::replace(&mut state.next_file, NextFile::None)
+            else {
+                unreachable!("rolled without a prepared file");
+            };
+            let old = state.active().cloned();
+            let position = state.segments.back().map_or(0, |segment| segment.end_position());
+            // Positions of a new segment begin at a block, so that its writes never share one with the old.
+            let position = block_ceil(position);
+            let new = Segment::new(state.log_end_offset, position, pool_file.path.clone(), Some(file));
+            new.allocated_bytes.set(block_floor(pool_file.size_bytes));
+            new.created_ms.set(rt::wall_ms());
+            new.named.set(false);
+            let new = Rc::new(new);
+            state.tail.close_open();
+            state.segments.push_back(new.clone());
+            let old = old.map(|segment| {
+                let summary = state.summary_of(&segment);
+                (segment, summary)
+            });
+            (old, new, pool_file.path)
+        };
+        self.pump_writes();
+        self.start_naming(new, from);
+        if let Some((segment, summary)) = old {
+            self.start_sealing(segment, summary);
+        }
+    }
+
+    fn start_naming(self: &Rc<Self>, segment: Rc<Segment>, from: PathBuf) {
+        let to = self.directory.join(file_name(segment.base_offset));
+        let log = self.clone();
+        rt::spawn(async move {
+            match log.disk.rename(from, to.clone(), true).await {
+                Ok(()) => {
+                    segment.set_path(&to);
+                    segment.named.set(true);
+                    log.advance_written();
+                }
+                Err(error) => {
+                    log.fail(LogError::Failed(format!("cannot name segment {}: {error}", to.display()).into()));
+                }
+            }
+        });
+    }
+
+    fn start_sealing(self: &Rc<Self>, segment: Rc<Segment>, summary: SegmentSummary) {
+        let log = self.clone();
+        rt::spawn(async move {
+            if log.request_flush(segment.end_position()).wait().await.is_err() {
+                return;
+            }
+            if let Err(error) = log.seal(&segment, &summary).await {
+                // The segment stays valid without its index file: recovery scans it.
+                tracing::warn!("{}: could not be sealed: {error}", segment.path().display());
+            }
+            segment.sealed.set(true);
+            log.apply_retention(rt::wall_ms()).await;
+        });
+    }
+
+    async fn seal(&self, segment: &Rc<Segment>, summary: &SegmentSummary) -> std::io::Result<()> {
+        let file = segment.file(&self.disk).await?;
+        file.truncate(summary.size_bytes).await?;
+        let path = self.directory.join(index_file_name(segment.base_offset));
+        self.disk.write_small(path, summary.encode()).await
+    }
+}
+
+fn must_roll(active: &Segment, size: u64, config: &super::log::LogConfig) -> bool {
+    let used = active.size_bytes.get();
+    if used == 0 {
+        return false;
+    }
+    let aged = active.created_ms.get() > 0 && rt::wall_ms() - active.created_ms.get() >= config.segment_ms;
+    // Kafka's index stores offsets relative to the segment in 32 bits; staying below keeps files readable.
+    let wide = active.next_offset.get() - active.base_offset >= i64::from(i32::MAX) - i64::from(i32::MAX / 8);
+    used + size > config.segment_bytes || aged || wide
+}
+
+fn room_in(active: &Rc<Segment>, size: u64, size_bytes_max: u64, extending: bool) -> Room {
+    let used = active.size_bytes.get();
+    let allocated = active.allocated_bytes.get();
+    // A batch larger than a whole segment still gets its place.
+    let ceiling = size_bytes_max.max(block_ceil(used + size));
+    let fits = block_ceil(used + size) <= allocated;
+    let step = allocated.clamp(SEGMENT_EXTENT_MIN, SEGMENT_EXTENT_MAX);
+    let step = step.max(block_ceil(size)).min(ceiling.saturating_sub(allocated));
+    let soon = allocated < ceiling && used + size + step / 2 > allocated;
+    match (fits, extending) {
+        (false, true) => Room::Wait,
+        (false, false) => {
+            let missing = block_ceil(used + size) - allocated;
+            Room::Extend { segment: active.clone(), step_bytes: block_ceil(step.max(missing)), wait: true }
+        }
+        (true, false) if soon && step > 0 => {
+            Room::Extend { segment: active.clone(), step_bytes: block_ceil(step), wait: false }
+        }
+        (true, _) => Room::Ready,
+    }
+}
+
+impl LogState {
+    /// Copies a patched batch to the tail and moves the log end; returns the log position after it and
+    /// the tail memory that was allocated.
+    fn place(
+        &mut self,
+        bytes: &[u8],
+        batch: &BatchInfo,
+        leader_epoch: i32,
+        log_append_time_ms: i64,
+    ) -> (u64, usize) {
+        let base_offset = self.log_end_offset;
+        if self.epochs.last().is_none_or(|(epoch, _)| *epoch < leader_epoch) {
+            self.epochs.push((leader_epoch, base_offset));
+        }
+        let active = self.segments.back().cloned().expect("room was made in an active segment");
+        active.index.borrow_mut().note(base_offset, active.size_bytes.get(), active.max_timestamp.get());
+        let allocated = self.tail.append(&active, bytes);
+        active.max_timestamp.set(active.max_timestamp.get().max(batch.max_timestamp));
+        let next_offset = base_offset + i64::from(batch.last_offset_delta) + 1;
+        active.next_offset.set(next_offset);
+        self.log_end_offset = next_offset;
+        self.producers.note(batch, base_offset, log_append_time_ms, rt::wall_ms());
+        (active.end_position(), allocated)
+    }
+}

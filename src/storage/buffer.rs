@@ -1,0 +1,122 @@
+//! Aligned I/O memory and shared read-only slices of it.
+//!
+//! Owner: the core that allocated it (nothing here is `Send`).
+//! Invariants: a buffer's address and capacity never change while anybody holds it; bytes below a
+//! published length are never written again, so slices of them may be read while the rest fills.
+//! It must not do I/O.
+
+use std::rc::Rc;
+
+use glommio::io::{DmaBuffer, ReadResult};
+
+use crate::limits::BLOCK_SIZE;
+
+/// One aligned buffer that can be written to disk and shared with readers at the same time.
+pub struct IoBuf {
+    dma: Rc<DmaBuffer>,
+    start: *mut u8,
+    capacity: usize,
+}
+
+impl IoBuf {
+    /// Allocates `capacity` bytes (a multiple of the block size) from this core's I/O memory.
+    pub fn allocate(capacity: usize) -> IoBuf {
+        assert!(capacity > 0 && capacity.is_multiple_of(BLOCK_SIZE));
+        let mut dma = glommio::allocate_dma_buffer(capacity);
+        let start = dma.as_mut_ptr();
+        assert!((start as usize).is_multiple_of(BLOCK_SIZE));
+        IoBuf { dma: Rc::new(dma), start, capacity }
+    }
+
+    /// Capacity in bytes.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Copies `bytes` to `at`. The range must not have been published to a reader or a write yet.
+    pub fn put(&self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.capacity);
+        // SAFETY: the range is inside the buffer, which this core owns; by the caller's contract nobody
+        // reads it yet, and `bytes` cannot overlap it because it borrows other memory.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.add(at), bytes.len()) }
+    }
+
+    /// Zeroes `[from, to)`, same contract as [`put`](Self::put).
+    pub fn zero(&self, from: usize, to: usize) {
+        assert!(from <= to && to <= self.capacity);
+        // SAFETY: the range is inside the buffer and unpublished.
+        unsafe { std::ptr::write_bytes(self.start.add(from), 0, to - from) }
+    }
+
+    /// The bytes `[from, to)`, which must have been filled.
+    pub fn bytes(&self, from: usize, to: usize) -> &[u8] {
+        assert!(from <= to && to <= self.capacity);
+        // SAFETY: inside the buffer; filled bytes are never written again while the buffer lives.
+        unsafe { std::slice::from_raw_parts(self.start.add(from), to - from) }
+    }
+
+    /// Shortens what a write of this buffer covers; only when nobody else holds it.
+    pub fn trim(&mut self, size: usize) -> bool {
+        match Rc::get_mut(&mut self.dma) {
+            Some(dma) => {
+                dma.trim_to_size(size);
+                self.capacity = size;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The memory as the disk wants it.
+    pub fn dma(&self) -> Rc<DmaBuffer> {
+        self.dma.clone()
+    }
+}
+
+enum Keeper {
+    Dma(#[allow(dead_code, reason = "held to keep the memory alive")] Rc<DmaBuffer>),
+    Read(#[allow(dead_code, reason = "held to keep the memory alive")] Rc<ReadResult>),
+}
+
+/// Immutable bytes inside a buffer that this value keeps alive.
+pub struct Slice {
+    keeper: Keeper,
+    start: *const u8,
+    len: usize,
+}
+
+impl Slice {
+    /// `[from, to)` of `buffer`; the bytes must be filled and final.
+    pub fn of_buffer(buffer: &IoBuf, from: usize, to: usize) -> Slice {
+        let bytes = buffer.bytes(from, to);
+        Slice { keeper: Keeper::Dma(buffer.dma.clone()), start: bytes.as_ptr(), len: bytes.len() }
+    }
+
+    /// `[from, to)` of the bytes of a disk read.
+    pub fn of_read(read: &Rc<ReadResult>, from: usize, to: usize) -> Slice {
+        let bytes = &read[from..to];
+        Slice { keeper: Keeper::Read(read.clone()), start: bytes.as_ptr(), len: bytes.len() }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the slice is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: the keeper holds the memory, and published bytes are final.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+
+    /// Address and length, for a lease to another core; the slice itself stays behind and keeps it alive.
+    pub fn as_raw(&self) -> (*const u8, usize) {
+        let _ = &self.keeper;
+        (self.start, self.len)
+    }
+}

@@ -1,0 +1,53 @@
+//! The budget of tail memory of one core, shared by all its logs: first in, first out.
+//!
+//! Owner: one core. Invariant: what is over the budget is freed oldest first; chunks that are not
+//! written yet are never freed, so unwritten bytes can exceed the budget only by the sum of the logs'
+//! backlog bounds. It must not copy or write anything.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+
+use super::log::Log;
+
+/// Tail memory accounting of one core.
+pub struct TailCache {
+    limit_bytes: usize,
+    used_bytes: Cell<usize>,
+    queue: RefCell<VecDeque<Weak<Log>>>,
+}
+
+impl TailCache {
+    /// A budget of `limit_bytes`.
+    pub fn new(limit_bytes: usize) -> Rc<TailCache> {
+        Rc::new(TailCache { limit_bytes, used_bytes: Cell::new(0), queue: RefCell::default() })
+    }
+
+    /// Bytes held by chunks.
+    pub fn used_bytes(&self) -> usize {
+        self.used_bytes.get()
+    }
+
+    /// Accounts for a chunk that `log` allocated and frees the oldest chunks over the budget.
+    pub(super) fn charge(&self, log: &Rc<Log>, bytes: usize) {
+        self.used_bytes.set(self.used_bytes.get() + bytes);
+        self.queue.borrow_mut().push_back(Rc::downgrade(log));
+        // Each turn drops one queue entry or stops: chunks still in flight wait for the next charge.
+        let mut turns = self.queue.borrow().len();
+        while self.used_bytes.get() > self.limit_bytes && turns > 0 {
+            turns -= 1;
+            let Some(oldest) = self.queue.borrow_mut().pop_front() else { return };
+            let Some(oldest_log) = oldest.upgrade() else { continue };
+            let freed = oldest_log.evict_oldest();
+            if freed == 0 {
+                self.queue.borrow_mut().push_back(oldest);
+            }
+            self.discharge(freed);
+        }
+    }
+
+    /// Accounts for memory given back.
+    pub(super) fn discharge(&self, bytes: usize) {
+        self.used_bytes.set(self.used_bytes.get().saturating_sub(bytes));
+    }
+}

@@ -1,0 +1,134 @@
+//! The real disk: glommio's direct files and its blocking threads for directory work.
+//!
+//! Owner: one core. The only file that opens `glommio::io` files.
+//! Invariants: writes hold their buffer inside glommio's source until the completion arrives; a short
+//! write is an error. Nothing here runs a blocking system call on the core's own thread.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
+
+use super::disk::{Disk, DiskFile, IoFuture};
+
+/// Direct I/O through this core's io_uring.
+pub struct DmaDisk;
+
+struct OpenFile {
+    file: Rc<DmaFile>,
+}
+
+fn plain<T>(result: Result<T, glommio::GlommioError<()>>) -> io::Result<T> {
+    result.map_err(io::Error::from)
+}
+
+async fn off_core<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    glommio::executor().spawn_blocking(work).await
+}
+
+impl DiskFile for OpenFile {
+    fn write(&self, buffer: Rc<DmaBuffer>, position: u64) -> IoFuture<()> {
+        let file = self.file.clone();
+        Box::pin(async move {
+            let size = buffer.len();
+            let written = plain(file.write_rc_at(buffer, position).await)?;
+            if written != size {
+                return Err(io::Error::other(format!(
+                    "short write at byte {position}: {written} of {size} bytes"
+                )));
+            }
+            Ok(())
+        })
+    }
+
+    fn read(&self, position: u64, size: usize) -> IoFuture<Rc<ReadResult>> {
+        let file = self.file.clone();
+        Box::pin(async move { plain(file.read_at_aligned(position, size).await).map(Rc::new) })
+    }
+
+    fn flush(&self) -> IoFuture<()> {
+        let file = self.file.clone();
+        Box::pin(async move { plain(file.fdatasync().await) })
+    }
+
+    fn truncate(&self, size: u64) -> IoFuture<()> {
+        let file = self.file.clone();
+        Box::pin(async move { plain(file.truncate(size).await) })
+    }
+
+    fn reserve(&self, from: u64, size: u64) -> IoFuture<()> {
+        use std::os::fd::AsRawFd;
+        let file = self.file.clone();
+        Box::pin(async move {
+            let fd = file.as_raw_fd();
+            let outcome = off_core(move || {
+                // SAFETY: plain system call on a descriptor that `file` keeps open until it returns.
+                let code = unsafe { libc::fallocate(fd, 0, from as i64, size as i64) };
+                if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+            })
+            .await;
+            drop(file);
+            outcome
+        })
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Replaces `path` with `bytes` atomically and durably; blocking.
+pub fn write_small_blocking(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write;
+    let temporary = path.with_extension("tmp");
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_parent(path)
+}
+
+impl Disk for DmaDisk {
+    fn open(&self, path: &Path, create: bool) -> IoFuture<Rc<dyn DiskFile>> {
+        let path = path.to_owned();
+        Box::pin(async move {
+            let file = plain(OpenOptions::new().read(true).write(true).create(create).dma_open(&path).await)?;
+            Ok(Rc::new(OpenFile { file: Rc::new(file) }) as Rc<dyn DiskFile>)
+        })
+    }
+
+    fn rename(&self, from: PathBuf, to: PathBuf, durable: bool) -> IoFuture<()> {
+        Box::pin(off_core(move || {
+            fs::rename(&from, &to)?;
+            if durable { sync_parent(&to) } else { Ok(()) }
+        }))
+    }
+
+    fn remove(&self, path: PathBuf) -> IoFuture<()> {
+        Box::pin(off_core(move || fs::remove_file(path)))
+    }
+
+    fn remove_dir_all(&self, path: PathBuf) -> IoFuture<()> {
+        Box::pin(off_core(move || fs::remove_dir_all(path)))
+    }
+
+    fn create_dir(&self, path: PathBuf) -> IoFuture<()> {
+        Box::pin(off_core(move || {
+            fs::create_dir_all(&path)?;
+            sync_parent(&path)
+        }))
+    }
+
+    fn write_small(&self, path: PathBuf, bytes: Vec<u8>) -> IoFuture<()> {
+        Box::pin(off_core(move || write_small_blocking(&path, &bytes)))
+    }
+
+    fn read_small(&self, path: PathBuf) -> IoFuture<Vec<u8>> {
+        Box::pin(off_core(move || fs::read(path)))
+    }
+}

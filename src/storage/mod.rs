@@ -1,0 +1,34 @@
+//! Storage: segments on O_DIRECT files, and everything between an append and its durability.
+//!
+//! Owner: the core that owns the partition; nothing here is shared between cores.
+//! The path of a produce: `append` → `tail` → `segment_writer` → `group_commit`. The path of a fetch:
+//! `segment_reader`. It must not know the network, Kafka's error codes or other cores.
+
+mod append;
+mod buffer;
+mod cache;
+mod disk;
+mod disk_dma;
+mod group_commit;
+mod index;
+mod log;
+mod producers;
+mod recovery;
+mod retention;
+mod segment;
+mod segment_pool;
+mod segment_reader;
+mod segment_writer;
+mod tail;
+
+pub use append::{AppendError, Appended, Durability};
+pub use buffer::Slice;
+pub use cache::TailCache;
+pub use disk::{Disk, DiskFile, IoFuture};
+pub use disk_dma::{DmaDisk, write_small_blocking};
+pub use group_commit::AckResult;
+pub use index::SegmentSummary;
+pub use log::{Log, LogConfig, LogError, LogResources};
+pub use recovery::{Recovered, recover};
+pub use segment_pool::SegmentPool;
+pub use segment_reader::ReadOutcome;

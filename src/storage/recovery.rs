@@ -1,0 +1,370 @@
+//! What a start finds on disk, and what it makes of it.
+//!
+//! Owner: the core that will own the partition; runs blocking, before the core serves anybody.
+//! Invariants: sealed segments with a valid index file are not read; everything else is scanned and a
+//! batch is accepted only with the expected base offset, a CRC that matches and a leader epoch that does
+//! not fall. The first two keep out stale batches of recycled files (see `segment_pool`), the last one
+//! keeps out what a cut left behind: a start after a crash raises the leader epoch, so bytes behind the
+//! cut carry an older epoch than anything appended before them.
+//! A torn tail is cut; bytes that are cut although valid batches follow are saved beside the log and
+//! reported; damage further inside than any write in flight could reach is kept as a hole and reported.
+//! It must not delete anything.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::index::{Damage, SegmentIndex, SegmentSummary};
+use super::producers::Producers;
+use super::segment::{Segment, index_file_name};
+use super::tail::block_floor;
+use crate::limits::PARTITION_BACKLOG_BYTES_MAX;
+use crate::wire::record_batch::{self, BATCH_HEADER_SIZE, BatchInfo, TimestampType};
+
+/// Bytes read at a time by a scan.
+const SCAN_WINDOW_BYTES: usize = 4 << 20;
+
+/// What recovery hands to a log.
+#[derive(Default)]
+pub struct Recovered {
+    /// Segments, oldest first; the last one is active.
+    pub segments: VecDeque<Rc<Segment>>,
+    /// First offset that can be read.
+    pub log_start_offset: i64,
+    /// Offset after the last record.
+    pub log_end_offset: i64,
+    /// Leader epochs and their first offsets.
+    pub epochs: Vec<(i32, i64)>,
+    /// Idempotent producers.
+    pub producers: Producers,
+    /// Bytes of the last, partly filled block.
+    pub partial: Vec<u8>,
+    /// The partition's directory is there.
+    pub directory_exists: bool,
+    /// What was wrong, in words, for the log.
+    pub reports: Vec<String>,
+}
+
+/// What the clean-shutdown mark knows of the active segment: its base offset and its end.
+pub type CleanMark<'a> = Option<(i64, &'a SegmentSummary)>;
+
+struct Scan {
+    summary: SegmentSummary,
+    /// The summary was read, not made by a scan: its producer state is complete.
+    from_file: bool,
+    batches: Vec<(BatchInfo, i64)>,
+    reports: Vec<String>,
+}
+
+/// Loads the partition in `directory`.
+pub fn recover(directory: &Path, clean: CleanMark<'_>) -> io::Result<Recovered> {
+    let mut recovered = Recovered::default();
+    let mut bases = match list_segments(directory) {
+        Ok(bases) => bases,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(recovered),
+        Err(error) => return Err(error),
+    };
+    recovered.directory_exists = true;
+    bases.sort_unstable();
+    let mut expected: Option<i64> = None;
+    let mut position = 0;
+    let last = bases.len().saturating_sub(1);
+    for (at, (base_offset, path)) in bases.iter().enumerate() {
+        let scan = load_segment(directory, *base_offset, path, at == last, clean, &recovered)?;
+        let known_end = expected.unwrap_or(*base_offset);
+        if known_end != *base_offset {
+            recovered.reports.push(format!(
+                "{}: offsets {known_end}..{base_offset} are missing before this segment",
+                path.display()
+            ));
+        }
+        let segment = Segment::new(*base_offset, position, path.clone(), None);
+        segment.adopt(&scan.summary);
+        segment.sealed.set(at != last);
+        segment.created_ms.set(created_ms(path));
+        segment.flushed_bytes.set(scan.summary.size_bytes);
+        let file_size = std::fs::metadata(path)?.len();
+        segment.allocated_bytes.set(block_floor(file_size).max(block_floor(scan.summary.size_bytes)));
+        position = super::tail::block_ceil(segment.end_position());
+        expected = Some(scan.summary.next_offset);
+        recovered.take(&scan);
+        recovered.segments.push_back(Rc::new(segment));
+    }
+    if let (Some(first), Some(active)) = (recovered.segments.front(), recovered.segments.back()) {
+        recovered.log_start_offset = first.base_offset;
+        recovered.log_end_offset = active.next_offset.get();
+        recovered.partial = last_block(active)?;
+    }
+    for report in &recovered.reports {
+        tracing::error!("{report}");
+    }
+    Ok(recovered)
+}
+
+impl Recovered {
+    fn take(&mut self, scan: &Scan) {
+        for (epoch, start) in &scan.summary.epochs {
+            if self.epochs.last().is_none_or(|(known, _)| known < epoch) {
+                self.epochs.push((*epoch, *start));
+            }
+        }
+        if scan.from_file {
+            self.producers = Producers::restore(&scan.summary.producers);
+        }
+        for (batch, base_offset) in &scan.batches {
+            let stamp = if batch.timestamp_type() == TimestampType::LogAppendTime { batch.max_timestamp } else { -1 };
+            self.producers.note(batch, *base_offset, stamp, crate::rt::wall_ms());
+        }
+        self.reports.extend(scan.reports.iter().cloned());
+    }
+}
+
+fn list_segments(directory: &Path) -> io::Result<Vec<(i64, PathBuf)>> {
+    let mut bases = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let base = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.strip_suffix(".log"))
+            .and_then(|stem| stem.parse::<i64>().ok());
+        if let Some(base) = base {
+            bases.push((base, path));
+        }
+    }
+    Ok(bases)
+}
+
+fn created_ms(path: &Path) -> i64 {
+    std::fs::metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .ok()
+        .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+        .map_or(0, |since| since.as_millis() as i64)
+}
+
+fn load_segment(
+    directory: &Path,
+    base_offset: i64,
+    path: &Path,
+    is_last: bool,
+    clean: CleanMark<'_>,
+    so_far: &Recovered,
+) -> io::Result<Scan> {
+    let file = File::open(path)?;
+    let file_size = file.metadata()?.len();
+    if is_last && let Some((_, summary)) = clean.filter(|(base, _)| *base == base_offset) {
+        return Ok(Scan { summary: summary.clone(), from_file: true, batches: Vec::new(), reports: Vec::new() });
+    }
+    let indexed = std::fs::read(directory.join(index_file_name(base_offset)))
+        .ok()
+        .and_then(|bytes| SegmentSummary::decode(&bytes).ok())
+        .filter(|summary| summary.size_bytes <= file_size);
+    if let Some(summary) = indexed {
+        return Ok(Scan { summary, from_file: true, batches: Vec::new(), reports: Vec::new() });
+    }
+    let epoch_floor = so_far.epochs.last().map_or(-1, |(epoch, _)| *epoch);
+    let mut scanner = Scanner::new(&file, file_size, path, base_offset, epoch_floor);
+    scanner.run()?;
+    Ok(scanner.finish())
+}
+
+fn last_block(active: &Segment) -> io::Result<Vec<u8>> {
+    let size = active.size_bytes.get();
+    let from = block_floor(size);
+    let mut bytes = vec![0; (size - from) as usize];
+    if !bytes.is_empty() {
+        File::open(active.path())?.read_exact_at(&mut bytes, from)?;
+    }
+    Ok(bytes)
+}
+
+/// Reads one segment file batch by batch and checks every byte.
+struct Scanner<'a> {
+    file: &'a File,
+    file_size: u64,
+    path: &'a Path,
+    window: Vec<u8>,
+    window_start: u64,
+    position: u64,
+    expected_offset: i64,
+    epoch_floor: i32,
+    epochs: Vec<(i32, i64)>,
+    index: SegmentIndex,
+    max_timestamp: i64,
+    batches: Vec<(BatchInfo, i64)>,
+    reports: Vec<String>,
+}
+
+impl<'a> Scanner<'a> {
+    fn new(file: &'a File, file_size: u64, path: &'a Path, base_offset: i64, epoch_floor: i32) -> Scanner<'a> {
+        Scanner {
+            file,
+            file_size,
+            path,
+            window: Vec::new(),
+            window_start: 0,
+            position: 0,
+            expected_offset: base_offset,
+            epoch_floor,
+            epochs: Vec::new(),
+            index: SegmentIndex::default(),
+            max_timestamp: -1,
+            batches: Vec::new(),
+            reports: Vec::new(),
+        }
+    }
+
+    /// Bytes `[at, at + size)`, fewer at the end of the file.
+    fn bytes(&mut self, at: u64, size: usize) -> io::Result<&[u8]> {
+        let end = (at + size as u64).min(self.file_size);
+        let inside = at >= self.window_start && end <= self.window_start + self.window.len() as u64;
+        if !inside {
+            let want = (self.file_size - at).min(size.max(SCAN_WINDOW_BYTES) as u64) as usize;
+            self.window.resize(want, 0);
+            self.file.read_exact_at(&mut self.window, at)?;
+            self.window_start = at;
+        }
+        let from = (at - self.window_start) as usize;
+        Ok(&self.window[from..from + (end.saturating_sub(at)) as usize])
+    }
+
+    /// The batch at `at` if it is whole and intact, whatever its offset.
+    fn batch_at(&mut self, at: u64) -> io::Result<Option<BatchInfo>> {
+        if at + BATCH_HEADER_SIZE as u64 > self.file_size {
+            return Ok(None);
+        }
+        let Ok(batch) = record_batch::parse_header(self.bytes(at, BATCH_HEADER_SIZE)?) else { return Ok(None) };
+        let size = batch.size_bytes as usize;
+        if at + size as u64 > self.file_size {
+            return Ok(None);
+        }
+        let bytes = self.bytes(at, size)?;
+        Ok((bytes.len() == size && record_batch::crc_ok(bytes)).then_some(batch))
+    }
+
+    fn accepts(&self, batch: &BatchInfo) -> bool {
+        batch.base_offset == self.expected_offset && batch.leader_epoch >= self.epoch_floor
+    }
+
+    fn accept(&mut self, batch: BatchInfo) {
+        self.index.note(batch.base_offset, self.position, self.max_timestamp);
+        if batch.leader_epoch > self.epoch_floor || self.epochs.is_empty() && self.epoch_floor < 0 {
+            self.epochs.push((batch.leader_epoch, batch.base_offset));
+        }
+        self.epoch_floor = self.epoch_floor.max(batch.leader_epoch);
+        self.max_timestamp = self.max_timestamp.max(batch.max_timestamp);
+        self.expected_offset = batch.next_offset();
+        self.position += batch.size_bytes as u64;
+        if batch.producer_id >= 0 {
+            self.batches.push((batch, batch.base_offset));
+        }
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            while let Some(batch) = self.batch_at(self.position)?.filter(|batch| self.accepts(batch)) {
+                self.accept(batch);
+            }
+            if !self.step_over_damage()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// At the first byte that is no acceptable batch: tells a torn tail from damage inside the log.
+    fn step_over_damage(&mut self) -> io::Result<bool> {
+        let Some((found, batch)) = self.next_valid()? else { return Ok(false) };
+        let gap = found - self.position;
+        let path = self.path.display();
+        let (from, next) = (self.expected_offset, batch.base_offset);
+        if gap <= PARTITION_BACKLOG_BYTES_MAX && self.ends_within_backlog(found)? {
+            // Writes in flight may reach the disk out of order; none of what follows was acknowledged.
+            let saved = self.save_cut()?;
+            self.reports.push(format!(
+                "{path}: cut at byte {} (offset {from}): the batch there is torn; \
+                 later bytes were saved to {}",
+                self.position,
+                saved.display()
+            ));
+            return Ok(false);
+        }
+        self.reports.push(format!(
+            "{path}: bytes {}..{found} are damaged: offsets {from}..{next} cannot be read",
+            self.position
+        ));
+        self.index.note_damage(Damage {
+            offset_start: from,
+            offset_end: next,
+            position_start: self.position,
+            position_end: found,
+        });
+        self.position = found;
+        self.expected_offset = next;
+        Ok(true)
+    }
+
+    /// The next intact batch of this log behind the current position, with a higher offset.
+    fn next_valid(&mut self) -> io::Result<Option<(u64, BatchInfo)>> {
+        let mut at = self.position + 1;
+        while at + BATCH_HEADER_SIZE as u64 <= self.file_size {
+            let window = self.bytes(at, SCAN_WINDOW_BYTES.min((self.file_size - at) as usize))?;
+            // The magic byte lies 16 bytes into a batch; zeros are skipped fast.
+            let candidate = window.iter().skip(16).position(|byte| *byte == 2);
+            let Some(offset) = candidate else {
+                at += (window.len() - 16).max(1) as u64;
+                continue;
+            };
+            at += offset as u64;
+            let (expected, epoch) = (self.expected_offset, self.epoch_floor);
+            let plausible = self
+                .batch_at(at)?
+                .filter(|batch| batch.base_offset > expected && batch.leader_epoch >= epoch);
+            if let Some(batch) = plausible {
+                return Ok(Some((at, batch)));
+            }
+            at += 1;
+        }
+        Ok(None)
+    }
+
+    /// Whether the run of valid batches from `found` ends within the bytes that can be in flight.
+    fn ends_within_backlog(&mut self, found: u64) -> io::Result<bool> {
+        let mut at = found;
+        while let Some(batch) = self.batch_at(at)? {
+            at += batch.size_bytes as u64;
+            if at > self.position + 2 * PARTITION_BACKLOG_BYTES_MAX {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn save_cut(&mut self) -> io::Result<PathBuf> {
+        let path = self.path.with_extension(format!("cut-{}", self.position));
+        let size = (self.file_size - self.position).min(2 * PARTITION_BACKLOG_BYTES_MAX) as usize;
+        let at = self.position;
+        let bytes = self.bytes(at, size)?.to_vec();
+        std::fs::write(&path, bytes)?;
+        Ok(path)
+    }
+
+    fn finish(self) -> Scan {
+        Scan {
+            summary: SegmentSummary {
+                size_bytes: self.position,
+                next_offset: self.expected_offset,
+                max_timestamp: self.max_timestamp,
+                index: self.index,
+                epochs: self.epochs,
+                producers: Vec::new(),
+            },
+            from_file: false,
+            batches: self.batches,
+            reports: self.reports,
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Retention by size and time, and the end of a log: files go back to the pool.
+//!
+//! Owner: one log. Invariants: only sealed segments wholly below the high watermark are deleted, oldest
+//! first; a file is given away only when no read holds its segment; the log start offset only rises.
+//! It must not unlink on the core's thread.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::log::{Log, LogError, LogState, NextFile};
+use super::segment::{Segment, index_file_name};
+use super::tail::block_floor;
+use crate::rt;
+
+/// How often a file that is still being read is looked at again, milliseconds.
+const READER_POLL_MS: u64 = 20;
+
+impl Log {
+    /// Deletes what the topic's retention says, and gives the files back to the pool.
+    pub async fn apply_retention(self: &Rc<Self>, now_ms: i64) {
+        let config = *self.config.borrow();
+        if !config.delete_old {
+            return;
+        }
+        loop {
+            let Some(segment) = self.detach_expired(now_ms, &config) else { return };
+            tracing::info!(
+                partition = %self.name,
+                base_offset = segment.base_offset,
+                next_offset = segment.next_offset.get(),
+                "segment deleted by retention"
+            );
+            let log = self.clone();
+            rt::spawn(async move { log.release_segment(segment).await });
+        }
+    }
+
+    fn detach_expired(&self, now_ms: i64, config: &super::log::LogConfig) -> Option<Rc<Segment>> {
+        let (segment, freed) = {
+            let mut state = self.state.borrow_mut();
+            let first = state.segments.front()?.clone();
+            let is_last = state.segments.len() == 1;
+            let visible = first.next_offset.get() <= state.commit.high_watermark();
+            if is_last || !first.sealed.get() || !visible {
+                return None;
+            }
+            let total: u64 = state.segments.iter().map(|segment| segment.size_bytes.get()).sum();
+            let too_large = config.retention_bytes >= 0
+                && total - first.size_bytes.get() >= config.retention_bytes as u64;
+            let too_old = config.retention_ms >= 0
+                && first.max_timestamp.get() >= 0
+                && now_ms.saturating_sub(first.max_timestamp.get()) > config.retention_ms;
+            if !too_large && !too_old {
+                return None;
+            }
+            state.segments.pop_front();
+            state.log_start_offset = state.log_start_offset.max(first.next_offset.get());
+            (first.clone(), state.forget_segment(&first))
+        };
+        self.cache.discharge(freed);
+        Some(segment)
+    }
+
+    async fn release_segment(self: Rc<Self>, segment: Rc<Segment>) {
+        while Rc::strong_count(&segment) > 1 {
+            rt::sleep_ms(READER_POLL_MS).await;
+        }
+        segment.close();
+        let index = self.directory.join(index_file_name(segment.base_offset));
+        let _ = self.disk.remove(index).await;
+        let size = block_floor(segment.size_bytes.get());
+        let outcome = self.pool.give_back(segment.path(), size, segment.next_offset.get()).await;
+        if let Err(error) = outcome {
+            tracing::warn!("{}: cannot give the file back: {error}", segment.path().display());
+        }
+    }
+
+    /// Ends the log: refuses everything from now on, waits for I/O in flight, gives its files back and
+    /// removes its directory.
+    pub async fn delete(self: &Rc<Self>, unique: &str) {
+        self.fail(LogError::Deleted);
+        self.progress.wait_until(|| self.state.borrow().commit.in_flight.iter().all(|write| write.done)).await;
+        let graveyard: PathBuf = self.directory.with_file_name(format!("{}.{unique}-delete", self.name));
+        if !self.directory_made.get() {
+            return;
+        }
+        if let Err(error) = self.disk.rename(self.directory.clone(), graveyard.clone(), true).await {
+            tracing::error!("{}: cannot be removed: {error}", self.directory.display());
+            return;
+        }
+        let (segments, next) = {
+            let mut state = self.state.borrow_mut();
+            let segments = std::mem::take(&mut state.segments);
+            for segment in &segments {
+                let freed = state.forget_segment(segment);
+                self.cache.discharge(freed);
+            }
+            (segments, std::mem::replace(&mut state.next_file, NextFile::None))
+        };
+        if let NextFile::Ready(pool_file, _) = next {
+            let _ = self.disk.remove(pool_file.path).await;
+        }
+        for segment in segments {
+            self.recycle_deleted(segment, &graveyard).await;
+        }
+        if let Err(error) = self.disk.remove_dir_all(graveyard.clone()).await {
+            tracing::warn!("{}: cannot be removed: {error}", graveyard.display());
+        }
+    }
+
+    async fn recycle_deleted(&self, segment: Rc<Segment>, graveyard: &std::path::Path) {
+        while Rc::strong_count(&segment) > 1 {
+            rt::sleep_ms(READER_POLL_MS).await;
+        }
+        let Some(name) = segment.path().file_name().map(|name| graveyard.join(name)) else { return };
+        // Only the segment's own batches may remain: what lies behind them has no known offset bound.
+        let size = block_floor(segment.size_bytes.get());
+        if let Some(file) = segment.open_file() {
+            if file.truncate(size).await.is_err() {
+                return;
+            }
+        } else if !segment.sealed.get() {
+            return;
+        }
+        segment.close();
+        let _ = self.pool.give_back(name, size, segment.next_offset.get()).await;
+    }
+}
+
+impl LogState {
+    /// Drops tail memory of a segment that leaves the log; returns the bytes freed.
+    fn forget_segment(&mut self, segment: &Rc<Segment>) -> usize {
+        let chunks = self.tail.chunks_mut();
+        let before: usize = chunks.iter().map(|chunk| chunk.buffer.capacity()).sum();
+        chunks.retain(|chunk| !Rc::ptr_eq(&chunk.segment, segment));
+        let after: usize = chunks.iter().map(|chunk| chunk.buffer.capacity()).sum();
+        before - after
+    }
+}

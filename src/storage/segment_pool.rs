@@ -1,0 +1,180 @@
+//! The pool of files that wait to become segments: written before, so that overwriting them needs no
+//! metadata and flushes cost a third (docs/ARCHITECTURE.md has the figures).
+//!
+//! Owner: one core; its directory is `pool/core-<k>` below the data directory.
+//! Invariant, the proof that old bytes are never taken for data: a pooled file's name carries
+//! `stale_end`, a bound above every record offset that its old bytes can hold. A file goes only to a
+//! segment whose base offset is at least `stale_end`. A scan accepts a batch only at the exact offset it
+//! expects, which is at least the base offset; so no stale batch can ever be accepted, torn or not.
+//! It must not block the core: renames and unlinks go through the disk's own threads.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::disk::{Disk, DiskFile};
+use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, POOL_FILES_MAX, SEGMENT_EXTENT_MAX};
+use crate::storage::buffer::IoBuf;
+
+struct Pooled {
+    path: PathBuf,
+    size_bytes: u64,
+    stale_end: i64,
+}
+
+/// A file handed out by the pool.
+pub struct PoolFile {
+    /// Where it lies until the segment gives it its own name.
+    pub path: PathBuf,
+    /// Bytes that are allocated (and, for a recycled file, were written before).
+    pub size_bytes: u64,
+}
+
+/// One core's pool.
+pub struct SegmentPool {
+    disk: Rc<dyn Disk>,
+    directory: PathBuf,
+    capacity_bytes: u64,
+    files: RefCell<VecDeque<Pooled>>,
+    pooled_bytes: Cell<u64>,
+    next_number: Cell<u64>,
+}
+
+fn parse_name(name: &str) -> Option<(u64, i64)> {
+    let stem = name.strip_suffix(".seg")?;
+    let (number, stale_end) = stem.split_once('-')?;
+    Some((number.parse().ok()?, stale_end.parse().ok()?))
+}
+
+impl SegmentPool {
+    /// Opens the pool in `directory`, taking up the files that an earlier run left. Blocking: start-up only.
+    pub fn open(disk: Rc<dyn Disk>, directory: &Path, capacity_bytes: u64) -> io::Result<Rc<SegmentPool>> {
+        std::fs::create_dir_all(directory)?;
+        let mut files = VecDeque::new();
+        let mut pooled_bytes = 0;
+        let mut next_number = 0;
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            let size_bytes = entry.metadata()?.len();
+            match entry.file_name().to_str().and_then(parse_name) {
+                Some((number, stale_end))
+                    if stale_end < i64::MAX && files.len() < POOL_FILES_MAX && pooled_bytes + size_bytes <= capacity_bytes =>
+                {
+                    next_number = next_number.max(number + 1);
+                    pooled_bytes += size_bytes;
+                    files.push_back(Pooled { path: entry.path(), size_bytes, stale_end });
+                }
+                _ => std::fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(Rc::new(SegmentPool {
+            disk,
+            directory: directory.to_owned(),
+            capacity_bytes,
+            files: RefCell::new(files),
+            pooled_bytes: Cell::new(pooled_bytes),
+            next_number: Cell::new(next_number),
+        }))
+    }
+
+    /// Bytes of files that wait.
+    pub fn pooled_bytes(&self) -> u64 {
+        self.pooled_bytes.get()
+    }
+
+    fn new_path(&self, stale_end: i64) -> PathBuf {
+        let number = self.next_number.get();
+        self.next_number.set(number + 1);
+        self.directory.join(format!("{number:010}-{stale_end}.seg"))
+    }
+
+    /// A file for a segment that begins at `base_offset`, open and under its pool name.
+    ///
+    /// The largest fitting file of at most `size_bytes_max` bytes is preferred; without one, a new file is
+    /// made with `extent_bytes` reserved.
+    pub async fn take(
+        &self,
+        base_offset: i64,
+        extent_bytes: u64,
+        size_bytes_max: u64,
+    ) -> io::Result<(PoolFile, Rc<dyn DiskFile>)> {
+        if let Some(pooled) = self.pick(base_offset, size_bytes_max) {
+            let file = self.disk.open(&pooled.path, false).await?;
+            return Ok((PoolFile { path: pooled.path, size_bytes: pooled.size_bytes }, file));
+        }
+        let path = self.new_path(i64::MAX);
+        let file = self.disk.open(&path, true).await?;
+        file.reserve(0, extent_bytes).await?;
+        Ok((PoolFile { path, size_bytes: extent_bytes }, file))
+    }
+
+    fn pick(&self, base_offset: i64, size_bytes_max: u64) -> Option<Pooled> {
+        let mut files = self.files.borrow_mut();
+        let best = files
+            .iter()
+            .enumerate()
+            .filter(|(_, file)| file.stale_end <= base_offset && file.size_bytes <= size_bytes_max)
+            .max_by_key(|(_, file)| file.size_bytes)
+            .map(|(at, _)| at)?;
+        let pooled = files.remove(best)?;
+        self.pooled_bytes.set(self.pooled_bytes.get() - pooled.size_bytes);
+        Some(pooled)
+    }
+
+    /// Takes a deleted segment's file back, or removes it when the pool is full.
+    ///
+    /// `stale_end` must be above every record offset the file ever held. The caller guarantees that
+    /// nobody reads the file any more.
+    pub async fn give_back(&self, path: PathBuf, size_bytes: u64, stale_end: i64) -> io::Result<()> {
+        let full = self.pooled_bytes.get() + size_bytes > self.capacity_bytes
+            || self.files.borrow().len() >= POOL_FILES_MAX;
+        if full || size_bytes < CHUNK_SIZE_MAX as u64 {
+            return self.disk.remove(path).await;
+        }
+        self.pooled_bytes.set(self.pooled_bytes.get() + size_bytes);
+        let new_path = self.new_path(stale_end);
+        // Durable, so that a file can never lie in the pool under a bound that is too low.
+        self.disk.rename(path, new_path.clone(), true).await?;
+        self.files.borrow_mut().push_back(Pooled { path: new_path, size_bytes, stale_end });
+        Ok(())
+    }
+
+    /// Writes new files full of zeros until the pool holds `target_bytes`; runs in the background.
+    pub async fn prefill(&self, target_bytes: u64) -> io::Result<()> {
+        let size_bytes = SEGMENT_EXTENT_MAX;
+        while self.pooled_bytes.get() + size_bytes <= target_bytes.min(self.capacity_bytes) {
+            let path = self.new_path(0);
+            let draft = path.with_extension("draft");
+            let file = self.disk.open(&draft, true).await?;
+            file.reserve(0, size_bytes).await?;
+            zero_fill(&file, 0, size_bytes).await?;
+            file.flush().await?;
+            self.disk.rename(draft, path.clone(), true).await?;
+            self.pooled_bytes.set(self.pooled_bytes.get() + size_bytes);
+            self.files.borrow_mut().push_back(Pooled { path, size_bytes, stale_end: 0 });
+        }
+        Ok(())
+    }
+}
+
+/// Writes zeros over `[from, to)` of a file, one chunk at a time.
+pub async fn zero_fill(file: &Rc<dyn DiskFile>, from: u64, to: u64) -> io::Result<()> {
+    let zeros = IoBuf::allocate(CHUNK_SIZE_MAX);
+    zeros.zero(0, CHUNK_SIZE_MAX);
+    let mut at = from;
+    while at < to {
+        let size = (to - at).min(CHUNK_SIZE_MAX as u64) as usize;
+        assert!(size.is_multiple_of(BLOCK_SIZE));
+        if size == CHUNK_SIZE_MAX {
+            file.write(zeros.dma(), at).await?;
+        } else {
+            let rest = IoBuf::allocate(size);
+            rest.zero(0, size);
+            file.write(rest.dma(), at).await?;
+        }
+        at += size as u64;
+    }
+    Ok(())
+}

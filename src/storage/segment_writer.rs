@@ -1,0 +1,135 @@
+//! Turns the filled part of the tail into large block-aligned writes.
+//!
+//! Owner: one log. Invariants: a write covers whole blocks, its end padded with zeros; two writes that
+//! touch the same block are never in flight together; `written` moves only over a gapless run of
+//! completed writes in named segments; while a write is in flight a partly filled chunk waits, so that
+//! what arrives meanwhile goes out as one (group commit).
+//! It must not retry a failed write: the first error fails the log.
+
+use std::rc::Rc;
+
+use super::buffer::IoBuf;
+use super::disk::DiskFile;
+use super::log::{Log, LogError, LogState};
+use super::tail::{Chunk, block_ceil, block_floor};
+use crate::limits::{BLOCK_SIZE, DIRECT_WRITE_BYTES_MIN, WRITE_DEPTH_MAX};
+use crate::rt;
+
+/// A write handed to the disk.
+pub(super) struct InFlight {
+    /// Log position up to which data is written when it completes.
+    pub(super) end: u64,
+    /// `end`, rounded up to the block.
+    pub(super) block_end: u64,
+    /// Segment whose name must be durable before the write counts.
+    pub(super) segment: Rc<super::segment::Segment>,
+    pub(super) done: bool,
+}
+
+struct Planned {
+    buffer: Rc<glommio::io::DmaBuffer>,
+    file: Rc<dyn DiskFile>,
+    position: u64,
+    end: u64,
+}
+
+impl Log {
+    /// Issues every write that may go out now.
+    pub(super) fn pump_writes(self: &Rc<Self>) {
+        loop {
+            let planned = {
+                let mut state = self.state.borrow_mut();
+                if state.failed.is_some() {
+                    return;
+                }
+                state.plan_write()
+            };
+            let Some((planned, freed)) = planned else { return };
+            if freed > 0 {
+                self.cache.discharge(freed);
+            }
+            let log = self.clone();
+            rt::spawn(async move {
+                let outcome = planned.file.write(planned.buffer, planned.position).await;
+                log.write_done(planned.end, outcome);
+            });
+        }
+    }
+
+    fn write_done(self: &Rc<Self>, end: u64, outcome: std::io::Result<()>) {
+        if let Err(error) = outcome {
+            let text = format!("{}: write before log position {end} failed: {error}", self.directory.display());
+            self.fail(LogError::Failed(text.into()));
+            return;
+        }
+        if let Some(write) = self.state.borrow_mut().commit.in_flight.iter_mut().find(|w| w.end == end) {
+            write.done = true;
+        }
+        self.pump_writes();
+        self.advance_written();
+    }
+
+    /// Moves `written` over completed writes and does what waited for it.
+    pub(super) fn advance_written(self: &Rc<Self>) {
+        let moved = self.state.borrow_mut().commit.advance_written();
+        if moved {
+            self.after_commit_moved();
+            self.kick_flush();
+        }
+        self.progress.fire();
+    }
+}
+
+impl LogState {
+    /// The next write that may be issued, and tail memory that its trimming freed.
+    fn plan_write(&mut self) -> Option<(Planned, usize)> {
+        if self.commit.in_flight.len() >= WRITE_DEPTH_MAX {
+            return None;
+        }
+        let chunks = self.tail.chunks_mut();
+        let first_unissued = chunks.iter().rposition(|chunk| chunk.issued == chunk.filled).map_or(0, |at| at + 1);
+        let chunk = chunks.get_mut(first_unissued)?;
+        let from = block_floor(chunk.issued as u64) as usize;
+        let block_start = chunk.start() + from as u64;
+        let overlaps = self.commit.in_flight.iter().any(|write| !write.done && write.block_end > block_start);
+        let idle = self.commit.in_flight.iter().all(|write| write.done);
+        if overlaps || (!chunk.closed && !idle) {
+            return None;
+        }
+        // The file of an active segment is always open; a sealed one has nothing left to write.
+        let file = chunk.segment.open_file()?;
+        let end = chunk.end();
+        let (buffer, position, freed) = plan_buffer(chunk, from);
+        chunk.issued = chunk.filled;
+        let segment = chunk.segment.clone();
+        self.commit.in_flight.push_back(InFlight {
+            end,
+            block_end: segment.base_position + block_ceil(end - segment.base_position),
+            segment,
+            done: false,
+        });
+        Some((Planned { buffer, file, position, end }, freed))
+    }
+}
+
+/// Chooses between the chunk's own memory and a bounce copy of its dirty blocks.
+fn plan_buffer(chunk: &mut Chunk, from: usize) -> (Rc<glommio::io::DmaBuffer>, u64, usize) {
+    let capacity = chunk.buffer.capacity();
+    let full = chunk.filled == capacity;
+    let padded = chunk.filled.next_multiple_of(BLOCK_SIZE);
+    let dirty = padded - from;
+    if full && dirty * 2 >= capacity {
+        return (chunk.buffer.dma(), chunk.file_position, 0);
+    }
+    if from == 0 && dirty >= DIRECT_WRITE_BYTES_MIN {
+        chunk.buffer.zero(chunk.filled, padded);
+        if chunk.buffer.trim(padded) {
+            chunk.closed = true;
+            return (chunk.buffer.dma(), chunk.file_position, 0);
+        }
+    }
+    let bounce = IoBuf::allocate(dirty);
+    bounce.put(0, chunk.buffer.bytes(from, chunk.filled));
+    bounce.zero(chunk.filled - from, dirty);
+    (bounce.dma(), chunk.file_position + from as u64, 0)
+}

@@ -1,0 +1,194 @@
+//! The tail of a log in memory: the chunks that are filled by appends, written to disk as they are, and
+//! served to consumers by reference.
+//!
+//! Owner: one log. Invariants: chunks are contiguous in log position and ordered; a chunk never crosses
+//! a segment; `issued <= filled`; bytes below `filled` are final. A chunk that begins inside a block
+//! starts with a copy of that block's earlier bytes, so that every write covers whole blocks.
+//! It must not do I/O; `segment_writer` does.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::buffer::{IoBuf, Slice};
+use super::segment::Segment;
+use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN};
+
+/// Rounds down to the block size.
+pub fn block_floor(position: u64) -> u64 {
+    position - position % BLOCK_SIZE as u64
+}
+
+/// Rounds up to the block size.
+pub fn block_ceil(position: u64) -> u64 {
+    position.next_multiple_of(BLOCK_SIZE as u64)
+}
+
+/// One buffer of the tail.
+pub struct Chunk {
+    /// The segment whose bytes it holds.
+    pub segment: Rc<Segment>,
+    /// Block-aligned position of the buffer's first byte in the segment file.
+    pub file_position: u64,
+    /// The memory.
+    pub buffer: IoBuf,
+    /// Bytes filled.
+    pub filled: usize,
+    /// Bytes handed to the disk (completed or in flight).
+    pub issued: usize,
+    /// No more appends go into it.
+    pub closed: bool,
+}
+
+impl Chunk {
+    /// Log position of the first byte.
+    pub fn start(&self) -> u64 {
+        self.segment.base_position + self.file_position
+    }
+
+    /// Log position after the last filled byte.
+    pub fn end(&self) -> u64 {
+        self.start() + self.filled as u64
+    }
+}
+
+/// The chunks of one log.
+pub struct Tail {
+    chunks: VecDeque<Chunk>,
+    /// Bytes of the last, partly filled block when its chunk was evicted or never loaded.
+    partial: Vec<u8>,
+    next_capacity: usize,
+}
+
+impl Tail {
+    /// An empty tail; `partial` holds the bytes of the last block before the append position.
+    pub fn new(partial: Vec<u8>) -> Tail {
+        assert!(partial.len() < BLOCK_SIZE);
+        Tail { chunks: VecDeque::new(), partial, next_capacity: CHUNK_SIZE_MIN }
+    }
+
+    /// Chunks, oldest first.
+    pub fn chunks_mut(&mut self) -> &mut VecDeque<Chunk> {
+        &mut self.chunks
+    }
+
+    /// Copies `bytes` to the end of `segment`; returns the memory newly allocated.
+    pub fn append(&mut self, segment: &Rc<Segment>, bytes: &[u8]) -> usize {
+        let mut allocated = 0;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let open = self.chunks.back().is_some_and(|c| !c.closed && Rc::ptr_eq(&c.segment, segment));
+            if !open {
+                allocated += self.open_chunk(segment, rest.len());
+            }
+            let chunk = self.chunks.back_mut().expect("a chunk was just opened");
+            let room = chunk.buffer.capacity() - chunk.filled;
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            chunk.buffer.put(chunk.filled, now);
+            chunk.filled += now.len();
+            segment.size_bytes.set(segment.size_bytes.get() + now.len() as u64);
+            if chunk.filled == chunk.buffer.capacity() {
+                chunk.closed = true;
+                self.next_capacity = (self.next_capacity * 2).min(CHUNK_SIZE_MAX);
+            }
+            rest = later;
+        }
+        allocated
+    }
+
+    fn open_chunk(&mut self, segment: &Rc<Segment>, expected_bytes: usize) -> usize {
+        let end = segment.size_bytes.get();
+        let file_position = block_floor(end);
+        let keep = (end - file_position) as usize;
+        let wanted = (keep + expected_bytes).next_power_of_two().clamp(self.next_capacity, CHUNK_SIZE_MAX);
+        let buffer = IoBuf::allocate(wanted);
+        if keep > 0 {
+            match self.chunks.back().filter(|last| Rc::ptr_eq(&last.segment, segment)) {
+                Some(last) => {
+                    let from = (file_position - last.file_position) as usize;
+                    buffer.put(0, last.buffer.bytes(from, last.filled));
+                }
+                None => {
+                    assert_eq!(self.partial.len(), keep, "the last block's bytes were lost");
+                    buffer.put(0, &self.partial);
+                }
+            }
+        }
+        self.partial = Vec::new();
+        let chunk = Chunk {
+            segment: segment.clone(),
+            file_position,
+            buffer,
+            filled: keep,
+            issued: keep,
+            closed: false,
+        };
+        self.chunks.push_back(chunk);
+        wanted
+    }
+
+    /// Ends the open chunk, because its segment ends.
+    pub fn close_open(&mut self) {
+        self.partial = Vec::new();
+        if let Some(last) = self.chunks.back_mut() {
+            last.closed = true;
+        }
+    }
+
+    /// Drops the oldest chunk when all of it is written; returns the bytes freed.
+    pub fn evict_oldest(&mut self, written: u64) -> usize {
+        let Some(first) = self.chunks.front() else { return 0 };
+        if first.issued < first.filled || first.end() > written {
+            return 0;
+        }
+        let chunk = self.chunks.pop_front().expect("front was there");
+        if self.chunks.is_empty() {
+            let from = block_floor(chunk.filled as u64) as usize;
+            let ends_segment = chunk.file_position + chunk.filled as u64 == chunk.segment.size_bytes.get();
+            if ends_segment {
+                self.partial = chunk.buffer.bytes(from, chunk.filled).to_vec();
+            }
+            self.next_capacity = CHUNK_SIZE_MIN;
+        }
+        chunk.buffer.capacity()
+    }
+
+    fn chunk_at(&self, position: u64) -> Option<usize> {
+        let after = self.chunks.partition_point(|chunk| chunk.start() <= position);
+        let at = after.checked_sub(1)?;
+        (position < self.chunks[at].end()).then_some(at)
+    }
+
+    /// Copies `out.len()` bytes from log position `position`, if they are all in memory.
+    pub fn peek(&self, position: u64, out: &mut [u8]) -> bool {
+        let mut at = position;
+        let mut filled = 0;
+        while filled < out.len() {
+            let Some(index) = self.chunk_at(at) else { return false };
+            let chunk = &self.chunks[index];
+            let from = (at - chunk.start()) as usize;
+            let size = (chunk.filled - from).min(out.len() - filled);
+            out[filled..filled + size].copy_from_slice(chunk.buffer.bytes(from, from + size));
+            filled += size;
+            at += size as u64;
+        }
+        true
+    }
+
+    /// Slices that cover `[from, to)`, if all of it is in memory.
+    pub fn slices(&self, from: u64, to: u64, out: &mut Vec<Slice>) -> bool {
+        let mark = out.len();
+        let mut at = from;
+        while at < to {
+            let Some(index) = self.chunk_at(at) else {
+                out.truncate(mark);
+                return false;
+            };
+            let chunk = &self.chunks[index];
+            let start = (at - chunk.start()) as usize;
+            let end = ((to - chunk.start()) as usize).min(chunk.filled);
+            out.push(Slice::of_buffer(&chunk.buffer, start, end));
+            at = chunk.start() + end as u64;
+        }
+        true
+    }
+}

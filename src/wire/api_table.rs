@@ -1,0 +1,151 @@
+//! Which APIs and versions this broker implements, and from which version on each API is flexible.
+//!
+//! Owner: nobody; constant. The table is what ApiVersions answers: whatever stands here works fully.
+//!
+//! Must not: list an API or version that is not implemented end to end.
+
+/// One row of the ApiVersions answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiRange {
+    /// Kafka api key.
+    pub key: i16,
+    /// Lowest version listed.
+    pub min: i16,
+    /// Highest version listed.
+    pub max: i16,
+    /// Name, for logs and metrics.
+    pub name: &'static str,
+}
+
+/// Api key of Produce.
+pub const PRODUCE: i16 = 0;
+/// Api key of Fetch.
+pub const FETCH: i16 = 1;
+/// Api key of ListOffsets.
+pub const LIST_OFFSETS: i16 = 2;
+/// Api key of Metadata.
+pub const METADATA: i16 = 3;
+/// Api key of ApiVersions.
+pub const API_VERSIONS: i16 = 18;
+/// Api key of CreateTopics.
+pub const CREATE_TOPICS: i16 = 19;
+/// Api key of DeleteTopics.
+pub const DELETE_TOPICS: i16 = 20;
+/// Api key of InitProducerId.
+pub const INIT_PRODUCER_ID: i16 = 22;
+/// Api key of OffsetForLeaderEpoch.
+pub const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
+/// Api key of DescribeConfigs.
+pub const DESCRIBE_CONFIGS: i16 = 32;
+/// Api key of DescribeLogDirs.
+pub const DESCRIBE_LOG_DIRS: i16 = 35;
+/// Api key of CreatePartitions.
+pub const CREATE_PARTITIONS: i16 = 37;
+/// Api key of DescribeCluster.
+pub const DESCRIBE_CLUSTER: i16 = 60;
+/// Api key of DescribeTopicPartitions.
+pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
+
+/// Lowest Produce version that is served. Versions below are listed all the same, because librdkafka switches
+/// compression off for brokers that do not list them (KAFKA-18659), and answered with UNSUPPORTED_VERSION.
+pub const PRODUCE_SERVED_MIN: i16 = 3;
+
+const fn range(key: i16, min: i16, max: i16, name: &'static str) -> ApiRange {
+    ApiRange { key, min, max, name }
+}
+
+/// Every API this broker answers, in order of its key.
+pub const SUPPORTED: &[ApiRange] = &[
+    range(PRODUCE, 0, 13, "Produce"),
+    range(FETCH, 4, 18, "Fetch"),
+    range(LIST_OFFSETS, 1, 10, "ListOffsets"),
+    range(METADATA, 0, 13, "Metadata"),
+    range(API_VERSIONS, 0, 4, "ApiVersions"),
+    range(CREATE_TOPICS, 2, 7, "CreateTopics"),
+    range(DELETE_TOPICS, 1, 6, "DeleteTopics"),
+    range(INIT_PRODUCER_ID, 0, 5, "InitProducerId"),
+    range(OFFSET_FOR_LEADER_EPOCH, 2, 4, "OffsetForLeaderEpoch"),
+    range(DESCRIBE_CONFIGS, 1, 4, "DescribeConfigs"),
+    range(DESCRIBE_LOG_DIRS, 1, 4, "DescribeLogDirs"),
+    range(CREATE_PARTITIONS, 0, 3, "CreatePartitions"),
+    range(DESCRIBE_CLUSTER, 0, 2, "DescribeCluster"),
+    range(DESCRIBE_TOPIC_PARTITIONS, 0, 0, "DescribeTopicPartitions"),
+];
+
+/// The row of `api_key`, if that API is implemented.
+pub fn find(api_key: i16) -> Option<&'static ApiRange> {
+    SUPPORTED.iter().find(|range| range.key == api_key)
+}
+
+/// Whether `api_key` is implemented and lists `version`.
+pub fn is_supported(api_key: i16, version: i16) -> bool {
+    find(api_key).is_some_and(|range| (range.min..=range.max).contains(&version))
+}
+
+/// First flexible version (KIP-482) by api key, for all of Kafka's client APIs, because the header of a request
+/// must be read before we can say that we do not serve it. `NEVER` for those that have none.
+const NEVER: i16 = i16::MAX;
+#[rustfmt::skip]
+const FLEXIBLE_SINCE: &[(i16, i16)] = &[
+    (0, 9), (1, 12), (2, 6), (3, 9), (8, 8), (9, 6), (10, 3), (11, 6), (12, 4), (13, 4), (14, 4), (15, 5), (16, 3),
+    (17, NEVER), (18, 3), (19, 5), (20, 4), (21, 2), (22, 2), (23, 4), (24, 3), (25, 3), (26, 3), (27, 1), (28, 3),
+    (29, 2), (30, 2), (31, 2), (32, 4), (33, 2), (34, 2), (35, 2), (36, 2), (37, 2), (38, 2), (39, 2), (40, 2),
+    (41, 2), (42, 2), (43, 2), (44, 1), (45, 0), (46, 0), (47, NEVER), (48, 1), (49, 1), (50, 0), (51, 0), (55, 0),
+    (56, 0), (57, 0), (60, 0), (61, 0), (64, 0), (65, 0), (66, 0), (68, 0), (69, 0), (71, 0), (72, 0), (74, 0),
+    (75, 0), (76, 0), (77, 0), (78, 0), (79, 0), (88, 0), (89, 0),
+];
+
+/// Whether requests and responses of this version use compact encodings and tagged fields. Unknown APIs count as
+/// not flexible: of those only the fixed part of the header is of any use.
+pub fn is_flexible(api_key: i16, version: i16) -> bool {
+    FLEXIBLE_SINCE.iter().any(|&(key, since)| key == api_key && version >= since)
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::*;
+    use kafka_protocol::protocol::Message;
+
+    use super::*;
+
+    /// What we list must be within what the decoder of the non-hot APIs knows.
+    #[test]
+    fn listed_versions_are_within_kafka_protocol() {
+        macro_rules! within {
+            ($($key:expr => $request:ty),* $(,)?) => {[$(($key, <$request as Message>::VERSIONS)),*]};
+        }
+        let known = within![
+            FETCH => FetchRequest, LIST_OFFSETS => ListOffsetsRequest, METADATA => MetadataRequest,
+            API_VERSIONS => ApiVersionsRequest, CREATE_TOPICS => CreateTopicsRequest,
+            DELETE_TOPICS => DeleteTopicsRequest, INIT_PRODUCER_ID => InitProducerIdRequest,
+            OFFSET_FOR_LEADER_EPOCH => OffsetForLeaderEpochRequest, DESCRIBE_CONFIGS => DescribeConfigsRequest,
+            DESCRIBE_LOG_DIRS => DescribeLogDirsRequest, CREATE_PARTITIONS => CreatePartitionsRequest,
+            DESCRIBE_CLUSTER => DescribeClusterRequest, DESCRIBE_TOPIC_PARTITIONS => DescribeTopicPartitionsRequest,
+        ];
+        assert_eq!(known.len() + 1, SUPPORTED.len(), "every API but Produce");
+        for (key, versions) in known {
+            let listed = find(key).expect("listed");
+            assert_eq!((listed.min, listed.max), (versions.min, versions.max), "{}", listed.name);
+        }
+        assert_eq!(find(PRODUCE).expect("listed").max, ProduceRequest::VERSIONS.max);
+    }
+
+    #[test]
+    fn flexible_versions_agree_with_kafka_protocol() {
+        for &(key, _) in FLEXIBLE_SINCE {
+            let Ok(api) = ApiKey::try_from(key) else { continue };
+            let range = api.valid_versions();
+            for version in range.min..=range.max {
+                let flexible = api.request_header_version(version) == 2;
+                assert_eq!(is_flexible(key, version), flexible, "{api:?} v{version}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_sorted_and_unique() {
+        assert!(SUPPORTED.windows(2).all(|pair| pair[0].key < pair[1].key));
+        assert!(!is_supported(PRODUCE, 14) && is_supported(PRODUCE, 0) && !is_supported(FETCH, 3));
+        assert!(!is_supported(999, 0));
+    }
+}

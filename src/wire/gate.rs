@@ -1,0 +1,359 @@
+//! The gate in front of `kafka-protocol`: a walk over the request that proves its lengths before that crate's
+//! decoder, which reserves room for any array count it reads, may see it (the trap of CVE-2022-34917).
+//!
+//! Owner: nobody; pure. Spec: the request schemas of Kafka 4.1, of which the tables below hold only what matters for
+//! walking: kinds of fields and the versions they exist in.
+//!
+//! Invariants, for a body that [`check`] accepts:
+//! - every string, array and tagged field lies within the body;
+//! - the decoder consumes exactly the bytes the walk consumed, and reserves room for no element that is not there;
+//! - there are at most [`ELEMENTS_MAX`] array elements and [`TAGGED_FIELDS_MAX`] tagged fields in all, so decoded
+//!   memory is at most [`DECODED_TO_WIRE_RATIO_MAX`] times the array's bytes plus a constant for the tagged fields
+//!   (a test compares the decoder's struct sizes with the smallest encodings).
+//!
+//! Must not: allocate, or judge what a field means. UTF-8 is left to the decoder, which checks it without harm.
+
+use super::api_table::*;
+use super::primitives::{Reader, WireError};
+
+/// Array elements one request may have, over all its arrays. A Metadata or ListOffsets request for every partition
+/// of a large cluster stays below.
+pub const ELEMENTS_MAX: usize = 262_144;
+/// Tagged fields one request may have. None of the schemas here defines any; each costs the decoder a map entry of
+/// some hundred bytes for as little as two bytes on the wire.
+pub const TAGGED_FIELDS_MAX: u32 = 64;
+/// Decoded bytes per byte on the wire, at most.
+pub const DECODED_TO_WIRE_RATIO_MAX: usize = 64;
+
+/// What stands at one place of a request.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// An integer, boolean or uuid of that many bytes.
+    Fixed(usize),
+    Str,
+    NullableStr,
+    Array(Element),
+    NullableArray(Element),
+    /// A presence byte, 1 for present, then the struct.
+    OptionalStruct(&'static [Field]),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Element {
+    Fixed(usize),
+    Str,
+    Struct(&'static [Field]),
+}
+
+/// A field and the versions it exists in, both inclusive.
+#[derive(Debug, Clone, Copy)]
+struct Field {
+    since: i16,
+    until: i16,
+    kind: Kind,
+}
+
+impl Field {
+    fn exists_in(&self, version: i16) -> bool {
+        (self.since..=self.until).contains(&version)
+    }
+}
+
+const fn all(kind: Kind) -> Field {
+    Field { since: 0, until: i16::MAX, kind }
+}
+
+const fn from(since: i16, kind: Kind) -> Field {
+    Field { since, until: i16::MAX, kind }
+}
+
+const fn within(since: i16, until: i16, kind: Kind) -> Field {
+    Field { since, until, kind }
+}
+
+const BOOL: Kind = Kind::Fixed(1);
+const I8: Kind = Kind::Fixed(1);
+const I16: Kind = Kind::Fixed(2);
+const I32: Kind = Kind::Fixed(4);
+const I64: Kind = Kind::Fixed(8);
+const UUID: Kind = Kind::Fixed(16);
+const I32_ELEMENT: Element = Element::Fixed(4);
+
+const LIST_OFFSETS_PARTITION: &[Field] = &[all(I32), from(4, I32), all(I64)];
+const LIST_OFFSETS_TOPIC: &[Field] =
+    &[all(Kind::Str), all(Kind::Array(Element::Struct(LIST_OFFSETS_PARTITION)))];
+const LIST_OFFSETS_REQUEST: &[Field] =
+    &[all(I32), from(2, I8), all(Kind::Array(Element::Struct(LIST_OFFSETS_TOPIC))), from(10, I32)];
+
+const METADATA_TOPIC: &[Field] = &[from(10, UUID), within(0, 9, Kind::Str), from(10, Kind::NullableStr)];
+const METADATA_REQUEST: &[Field] = &[
+    all(Kind::NullableArray(Element::Struct(METADATA_TOPIC))),
+    from(4, BOOL),
+    within(8, 10, BOOL),
+    from(8, BOOL),
+];
+
+const API_VERSIONS_REQUEST: &[Field] = &[from(3, Kind::Str), from(3, Kind::Str)];
+
+const CREATE_TOPICS_ASSIGNMENT: &[Field] = &[all(I32), all(Kind::Array(I32_ELEMENT))];
+const CREATE_TOPICS_CONFIG: &[Field] = &[all(Kind::Str), all(Kind::NullableStr)];
+const CREATE_TOPICS_TOPIC: &[Field] = &[
+    all(Kind::Str),
+    all(I32),
+    all(I16),
+    all(Kind::Array(Element::Struct(CREATE_TOPICS_ASSIGNMENT))),
+    all(Kind::Array(Element::Struct(CREATE_TOPICS_CONFIG))),
+];
+const CREATE_TOPICS_REQUEST: &[Field] =
+    &[all(Kind::Array(Element::Struct(CREATE_TOPICS_TOPIC))), all(I32), all(BOOL)];
+
+const DELETE_TOPICS_TOPIC: &[Field] = &[all(Kind::NullableStr), all(UUID)];
+const DELETE_TOPICS_REQUEST: &[Field] = &[
+    from(6, Kind::Array(Element::Struct(DELETE_TOPICS_TOPIC))),
+    within(0, 5, Kind::Array(Element::Str)),
+    all(I32),
+];
+
+const INIT_PRODUCER_ID_REQUEST: &[Field] = &[all(Kind::NullableStr), all(I32), from(3, I64), from(3, I16)];
+
+const LEADER_EPOCH_PARTITION: &[Field] = &[all(I32), all(I32), all(I32)];
+const LEADER_EPOCH_TOPIC: &[Field] =
+    &[all(Kind::Str), all(Kind::Array(Element::Struct(LEADER_EPOCH_PARTITION)))];
+const LEADER_EPOCH_REQUEST: &[Field] = &[from(3, I32), all(Kind::Array(Element::Struct(LEADER_EPOCH_TOPIC)))];
+
+const DESCRIBE_CONFIGS_RESOURCE: &[Field] =
+    &[all(I8), all(Kind::Str), all(Kind::NullableArray(Element::Str))];
+const DESCRIBE_CONFIGS_REQUEST: &[Field] =
+    &[all(Kind::Array(Element::Struct(DESCRIBE_CONFIGS_RESOURCE))), all(BOOL), from(3, BOOL)];
+
+const DESCRIBE_LOG_DIRS_TOPIC: &[Field] = &[all(Kind::Str), all(Kind::Array(I32_ELEMENT))];
+const DESCRIBE_LOG_DIRS_REQUEST: &[Field] =
+    &[all(Kind::NullableArray(Element::Struct(DESCRIBE_LOG_DIRS_TOPIC)))];
+
+const CREATE_PARTITIONS_ASSIGNMENT: &[Field] = &[all(Kind::Array(I32_ELEMENT))];
+const CREATE_PARTITIONS_TOPIC: &[Field] =
+    &[all(Kind::Str), all(I32), all(Kind::NullableArray(Element::Struct(CREATE_PARTITIONS_ASSIGNMENT)))];
+const CREATE_PARTITIONS_REQUEST: &[Field] =
+    &[all(Kind::Array(Element::Struct(CREATE_PARTITIONS_TOPIC))), all(I32), all(BOOL)];
+
+const DESCRIBE_CLUSTER_REQUEST: &[Field] = &[all(BOOL), from(1, I8), from(2, BOOL)];
+
+const TOPIC_PARTITIONS_TOPIC: &[Field] = &[all(Kind::Str)];
+const TOPIC_PARTITIONS_CURSOR: &[Field] = &[all(Kind::Str), all(I32)];
+const TOPIC_PARTITIONS_REQUEST: &[Field] = &[
+    all(Kind::Array(Element::Struct(TOPIC_PARTITIONS_TOPIC))),
+    all(I32),
+    all(Kind::OptionalStruct(TOPIC_PARTITIONS_CURSOR)),
+];
+
+fn schema(api_key: i16) -> Option<&'static [Field]> {
+    Some(match api_key {
+        LIST_OFFSETS => LIST_OFFSETS_REQUEST,
+        METADATA => METADATA_REQUEST,
+        API_VERSIONS => API_VERSIONS_REQUEST,
+        CREATE_TOPICS => CREATE_TOPICS_REQUEST,
+        DELETE_TOPICS => DELETE_TOPICS_REQUEST,
+        INIT_PRODUCER_ID => INIT_PRODUCER_ID_REQUEST,
+        OFFSET_FOR_LEADER_EPOCH => LEADER_EPOCH_REQUEST,
+        DESCRIBE_CONFIGS => DESCRIBE_CONFIGS_REQUEST,
+        DESCRIBE_LOG_DIRS => DESCRIBE_LOG_DIRS_REQUEST,
+        CREATE_PARTITIONS => CREATE_PARTITIONS_REQUEST,
+        DESCRIBE_CLUSTER => DESCRIBE_CLUSTER_REQUEST,
+        DESCRIBE_TOPIC_PARTITIONS => TOPIC_PARTITIONS_REQUEST,
+        _ => return None,
+    })
+}
+
+/// Proves that `body` (the frame behind its header) may be given to `kafka-protocol`'s decoder for this API and
+/// version. Bytes behind the request are allowed, as Kafka allows them.
+///
+/// Errors: what is wrong with the body; [`WireError::UnsupportedVersion`] for anything not in
+/// [`SUPPORTED`] and for Produce and Fetch, which have decoders of their own.
+pub fn check(api_key: i16, version: i16, body: &[u8]) -> Result<(), WireError> {
+    check_consumed(api_key, version, body).map(|_| ())
+}
+
+/// As [`check`]; returns the size of the request in bytes.
+pub(super) fn check_consumed(api_key: i16, version: i16, body: &[u8]) -> Result<usize, WireError> {
+    let fields = schema(api_key).filter(|_| is_supported(api_key, version));
+    let Some(fields) = fields else { return Err(WireError::UnsupportedVersion { api_key, version }) };
+    let flexible = is_flexible(api_key, version);
+    let mut walk = Walk { reader: Reader::new(body), version, flexible, elements: 0, tagged_fields: 0 };
+    walk.structure(fields)?;
+    Ok(walk.reader.position())
+}
+
+/// One walk over one request. Recursion is as deep as the schema's nesting, four at most, never as deep as the data.
+struct Walk<'a> {
+    reader: Reader<'a>,
+    version: i16,
+    flexible: bool,
+    elements: usize,
+    tagged_fields: u32,
+}
+
+impl Walk<'_> {
+    fn structure(&mut self, fields: &'static [Field]) -> Result<(), WireError> {
+        let version = self.version;
+        for field in fields.iter().filter(|field| field.exists_in(version)) {
+            self.field(field.kind)?;
+        }
+        if self.flexible {
+            self.tagged_fields += self.reader.tagged_fields(|_, _| Ok(()))?;
+            if self.tagged_fields > TAGGED_FIELDS_MAX {
+                return Err(WireError::TooManyElements { limit: TAGGED_FIELDS_MAX as usize });
+            }
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, kind: Kind) -> Result<(), WireError> {
+        match kind {
+            Kind::Fixed(size_bytes) => self.reader.take(size_bytes).map(|_| ()),
+            Kind::Str => self.string(false),
+            Kind::NullableStr => self.string(true),
+            Kind::Array(element) => self.array(element, false),
+            Kind::NullableArray(element) => self.array(element, true),
+            Kind::OptionalStruct(fields) => match self.reader.i8()? {
+                1 => self.structure(fields),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn string(&mut self, nullable: bool) -> Result<(), WireError> {
+        match self.reader.raw_string_len(self.flexible)? {
+            Some(size_bytes) => self.reader.take(size_bytes).map(|_| ()),
+            None if nullable => Ok(()),
+            None => Err(WireError::UnexpectedNull),
+        }
+    }
+
+    fn array(&mut self, element: Element, nullable: bool) -> Result<(), WireError> {
+        let size_min = element_size_min(element, self.version, self.flexible);
+        let count = match self.reader.nullable_array_len(self.flexible, size_min)? {
+            Some(count) => count,
+            None if nullable => return Ok(()),
+            None => return Err(WireError::UnexpectedNull),
+        };
+        // Both are at most the size of a frame, the sum cannot overflow.
+        self.elements += count;
+        if self.elements > ELEMENTS_MAX {
+            return Err(WireError::TooManyElements { limit: ELEMENTS_MAX });
+        }
+        if let Element::Fixed(size_bytes) = element {
+            return self.reader.take(count * size_bytes).map(|_| ());
+        }
+        for _ in 0..count {
+            match element {
+                Element::Struct(fields) => self.structure(fields)?,
+                Element::Str => self.string(false)?,
+                Element::Fixed(_) => unreachable!("taken as a whole above"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes the smallest encoding of an element takes.
+fn element_size_min(element: Element, version: i16, flexible: bool) -> usize {
+    let string_size_min = if flexible { 1 } else { 2 };
+    let array_size_min = if flexible { 1 } else { 4 };
+    let fields = match element {
+        Element::Fixed(size_bytes) => return size_bytes,
+        Element::Str => return string_size_min,
+        Element::Struct(fields) => fields,
+    };
+    let size = |kind| match kind {
+        Kind::Fixed(size_bytes) => size_bytes,
+        Kind::Str | Kind::NullableStr => string_size_min,
+        Kind::Array(_) | Kind::NullableArray(_) => array_size_min,
+        Kind::OptionalStruct(_) => 1,
+    };
+    let fields = fields.iter().filter(|field| field.exists_in(version));
+    fields.map(|field| size(field.kind)).sum::<usize>() + usize::from(flexible)
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::TopicName;
+    use kafka_protocol::messages::create_partitions_request::*;
+    use kafka_protocol::messages::create_topics_request::*;
+    use kafka_protocol::messages::delete_topics_request::*;
+    use kafka_protocol::messages::describe_configs_request::*;
+    use kafka_protocol::messages::describe_log_dirs_request::*;
+    use kafka_protocol::messages::describe_topic_partitions_request::*;
+    use kafka_protocol::messages::list_offsets_request::*;
+    use kafka_protocol::messages::metadata_request::*;
+    use kafka_protocol::messages::offset_for_leader_epoch_request::*;
+    use kafka_protocol::protocol::StrBytes;
+
+    use super::*;
+
+    /// The decoder's structs are much larger than their encodings; this holds the promised ratio when either
+    /// `kafka-protocol` or a table changes.
+    #[test]
+    fn decoded_elements_are_at_most_the_promised_ratio_larger() {
+        let cases = [
+            (LIST_OFFSETS, Element::Struct(LIST_OFFSETS_PARTITION), size_of::<ListOffsetsPartition>()),
+            (LIST_OFFSETS, Element::Struct(LIST_OFFSETS_TOPIC), size_of::<ListOffsetsTopic>()),
+            (METADATA, Element::Struct(METADATA_TOPIC), size_of::<MetadataRequestTopic>()),
+            (CREATE_TOPICS, Element::Struct(CREATE_TOPICS_TOPIC), size_of::<CreatableTopic>()),
+            (CREATE_TOPICS, Element::Struct(CREATE_TOPICS_CONFIG), size_of::<CreatableTopicConfig>()),
+            (
+                CREATE_TOPICS,
+                Element::Struct(CREATE_TOPICS_ASSIGNMENT),
+                size_of::<CreatableReplicaAssignment>(),
+            ),
+            (DELETE_TOPICS, Element::Struct(DELETE_TOPICS_TOPIC), size_of::<DeleteTopicState>()),
+            (DELETE_TOPICS, Element::Str, size_of::<TopicName>()),
+            (
+                OFFSET_FOR_LEADER_EPOCH,
+                Element::Struct(LEADER_EPOCH_PARTITION),
+                size_of::<OffsetForLeaderPartition>(),
+            ),
+            (OFFSET_FOR_LEADER_EPOCH, Element::Struct(LEADER_EPOCH_TOPIC), size_of::<OffsetForLeaderTopic>()),
+            (
+                DESCRIBE_CONFIGS,
+                Element::Struct(DESCRIBE_CONFIGS_RESOURCE),
+                size_of::<DescribeConfigsResource>(),
+            ),
+            (DESCRIBE_CONFIGS, Element::Str, size_of::<StrBytes>()),
+            (
+                DESCRIBE_LOG_DIRS,
+                Element::Struct(DESCRIBE_LOG_DIRS_TOPIC),
+                size_of::<DescribableLogDirTopic>(),
+            ),
+            (CREATE_PARTITIONS, Element::Struct(CREATE_PARTITIONS_TOPIC), size_of::<CreatePartitionsTopic>()),
+            (
+                CREATE_PARTITIONS,
+                Element::Struct(CREATE_PARTITIONS_ASSIGNMENT),
+                size_of::<CreatePartitionsAssignment>(),
+            ),
+            (DESCRIBE_TOPIC_PARTITIONS, Element::Struct(TOPIC_PARTITIONS_TOPIC), size_of::<TopicRequest>()),
+        ];
+        for (api_key, element, decoded_bytes) in cases {
+            let range = find(api_key).expect("listed");
+            for version in range.min..=range.max {
+                let wire_bytes = element_size_min(element, version, is_flexible(api_key, version));
+                assert!(
+                    decoded_bytes <= DECODED_TO_WIRE_RATIO_MAX * wire_bytes,
+                    "{} v{version}: {decoded_bytes} bytes for {wire_bytes}",
+                    range.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_api_has_a_schema_or_a_decoder_of_its_own() {
+        for range in SUPPORTED {
+            let by_hand = [PRODUCE, FETCH].contains(&range.key);
+            assert_eq!(schema(range.key).is_none(), by_hand, "{}", range.name);
+        }
+        let refused = |api_key, version| check(api_key, version, &[]);
+        for (api_key, version) in [(PRODUCE, 9), (FETCH, 12), (METADATA, 14), (METADATA, -1), (9999, 0)] {
+            assert_eq!(refused(api_key, version), Err(WireError::UnsupportedVersion { api_key, version }));
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Tests of the wire layer, one file per subject. `kafka-protocol`, generated from Kafka's schemas, is the oracle:
+//! what it encodes we must decode to the same values, and the other way round.
+
+mod fetch;
+mod gate;
+mod hostile;
+mod produce;
+mod record_batch;
+mod records;
