@@ -118,7 +118,7 @@ fn figures(phase: &Phase) -> Vec<(String, f64)> {
         ));
     }
     // Lag belongs to the generator, not to the endpoint.
-    for (kind, q) in phase.latency.iter().filter(|(kind, _)| *kind != "lag") {
+    for (kind, q) in phase.latency.iter().filter(|(kind, _)| !kind.ends_with("lag")) {
         for (quantile, value) in [("p50", q.p50_ns), ("p99", q.p99_ns), ("p99.9", q.p999_ns)] {
             out.push((format!("{kind} {quantile} ns"), value as f64));
         }
@@ -284,6 +284,8 @@ mod tests {
                 bottleneck: false,
             },
             server_cpu_cores: Some(cores),
+            other_cpu_cores: None,
+            stolen_cpu_cores: None,
             unsent_requests: 0,
             unanswered_requests: 0,
             undelivered_records: None,
