@@ -104,6 +104,8 @@ async function create(label, partitions = PARTITIONS, configEntries = []) {
     const found = await admin.fetchTopicMetadata({ topics: [topic] }).catch(() => null)
     return found && found.topics[0].partitions.filter(p => p.leader >= 0).length === partitions
   }, `${topic} in the metadata`)
+  // Kafka tells its metadata before its partitions answer.
+  await eventually(() => admin.fetchTopicOffsets(topic).then(() => true, () => false), `${topic} has leaders that serve`)
   return topic
 }
 

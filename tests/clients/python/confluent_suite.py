@@ -17,6 +17,7 @@ def create(label, partitions=PARTITIONS, config=None):
     new = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config or {})
     admin.create_topics([new])[name].result(WAIT_SECONDS_MAX)
     eventually(lambda: len(describe(name)) == partitions, f"{name} in the metadata")
+    wire.settle(name, partitions)
     return name
 
 
