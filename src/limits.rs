@@ -73,3 +73,9 @@ pub const DRAIN_MS_MAX: u64 = 10_000;
 
 /// Files that one core's segment pool keeps, whatever their size.
 pub const POOL_FILES_MAX: usize = 4096;
+
+/// Log lines about peers' mistakes per core in one window of [`COMPLAINT_WINDOW_S`] seconds.
+pub const COMPLAINTS_PER_WINDOW_MAX: u32 = 10;
+
+/// Window for [`COMPLAINTS_PER_WINDOW_MAX`], seconds.
+pub const COMPLAINT_WINDOW_S: i64 = 60;

@@ -17,6 +17,7 @@ pub mod describe_topic_partitions;
 mod dispatch;
 mod fetch;
 mod fetch_read;
+mod find_coordinator;
 mod init_producer_id;
 mod list_offsets;
 pub mod metadata;
@@ -51,7 +52,7 @@ impl ConnectionContext {
 
     /// One log line per connection about requests that cannot be answered.
     fn complain(&self, what: &str) {
-        if !self.complained.replace(true) {
+        if !self.complained.replace(true) && self.shard.may_complain() {
             tracing::warn!("connection closed: {what}");
         }
     }

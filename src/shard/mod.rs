@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::catalog::{Catalog, Topic, owner_core};
 use crate::config::{BrokerConfig, TopicConfig};
+use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX};
 use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
 use crate::rt;
@@ -58,6 +59,7 @@ pub struct Shard {
     watches: RefCell<HashMap<u64, Rc<Event>>>,
     stopping: Cell<bool>,
     connections: Cell<usize>,
+    complaints: Cell<(i64, u32)>,
 }
 
 /// Size and end of one partition's log (`DescribeLogDirs`).
@@ -198,6 +200,18 @@ impl Shard {
         if self.stopping.get() {
             self.stop.fire();
         }
+    }
+
+    /// Whether one more line about a peer's mistake may be logged: peers must not be able to fill a disk.
+    pub fn may_complain(&self) -> bool {
+        let now_s = rt::wall_ms() / 1000;
+        let (since_s, count) = self.complaints.get();
+        if (now_s - since_s).abs() >= COMPLAINT_WINDOW_S {
+            self.complaints.set((now_s, 1));
+            return true;
+        }
+        self.complaints.set((since_s, count.saturating_add(1)));
+        count < COMPLAINTS_PER_WINDOW_MAX
     }
 
     /// Connections open on this core.

@@ -69,6 +69,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         watches: RefCell::default(),
         stopping: Cell::new(false),
         connections: Cell::new(0),
+        complaints: Cell::new((0, 0)),
     });
     for topic in setup.catalog.topics() {
         let failure = RefCell::new(None);
