@@ -55,6 +55,7 @@ enum Room {
     Ready,
     Wait,
     Prepare { base_offset: i64, size_bytes_max: u64 },
+    Open(Rc<Segment>),
     Extend { segment: Rc<Segment>, step_bytes: u64, wait: bool },
     Roll,
     Refuse(LogError),
@@ -157,6 +158,7 @@ impl Log {
                 Room::Prepare { base_offset, size_bytes_max } => {
                     self.start_prepare(base_offset, size_bytes_max);
                 }
+                Room::Open(segment) => self.start_open(segment),
                 Room::Extend { segment, step_bytes, wait } => {
                     self.start_extend(segment, step_bytes);
                     if !wait {
@@ -191,6 +193,9 @@ impl Log {
                 NextFile::Preparing => Room::Wait,
             };
         };
+        if active.open_file().is_none() {
+            return if state.extending { Room::Wait } else { Room::Open(active) };
+        }
         room_in(&active, size, size_bytes_max, state.extending)
     }
 
@@ -245,6 +250,25 @@ impl Log {
             self.directory_made.set(true);
         }
         self.pool.take(base_offset, SEGMENT_EXTENT_MIN, size_bytes_max).await
+    }
+
+    /// Opens the active segment's file: recovery leaves it closed, so that idle partitions cost no descriptor.
+    fn start_open(self: &Rc<Self>, segment: Rc<Segment>) {
+        self.state.borrow_mut().extending = true;
+        let log = self.clone();
+        rt::spawn(async move {
+            let outcome = segment.file(&log.disk).await;
+            {
+                let mut state = log.state.borrow_mut();
+                state.extending = false;
+                if let Err(error) = outcome {
+                    let text = format!("{}: cannot be opened: {error}", segment.path().display());
+                    tracing::warn!("{text}; produce requests are refused until it can");
+                    state.room_error = Some(text.into());
+                }
+            }
+            log.progress.fire();
+        });
     }
 
     fn start_extend(self: &Rc<Self>, segment: Rc<Segment>, step_bytes: u64) {
