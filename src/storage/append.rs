@@ -106,7 +106,9 @@ impl Log {
                 SequenceCheck::OutOfOrder => return Err(AppendError::OutOfOrderSequence),
                 SequenceCheck::Fenced => return Err(AppendError::FencedProducer),
                 SequenceCheck::Duplicate { base_offset, timestamp_ms } => {
-                    let position = state.segments.back().map_or(0, |segment| segment.end_position());
+                    // Not the end of the active segment: the roll that made room may have left it empty, and
+                    // nothing is ever written up to the start of an empty segment.
+                    let position = state.commit.appended();
                     drop(state);
                     let durable = self.wait_durable(position, flush_for_ack);
                     return Ok(Appended { base_offset, log_append_time_ms: timestamp_ms, durable });
