@@ -340,8 +340,12 @@ fn walk_window(window: &[u8], offset: i64, max_bytes: usize) -> io::Result<Walk>
         let Some(header) = window.get(at..at + BATCH_HEADER_SIZE) else {
             return Ok(found.map_or(Walk::Further { from: at, need: BATCH_HEADER_SIZE }, |from| Walk::Found { from, to: at }));
         };
-        let batch = record_batch::parse_header(header)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        let batch = match (record_batch::parse_header(header), found) {
+            (Ok(batch), _) => batch,
+            // What stands before the damage is still served.
+            (Err(_), Some(from)) => return Ok(Walk::Found { from, to: at }),
+            (Err(error), None) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+        };
         let size = batch.size_bytes as usize;
         let next = at + size;
         match found {
