@@ -34,6 +34,9 @@ pub const INDEX_INTERVAL_BYTES_MIN: u64 = 32 << 10;
 /// Bytes that one cold read takes from disk.
 pub const COLD_READ_BYTES: usize = 1 << 20;
 
+/// Tail memory of one core, whatever the budget: more does not serve consumers better, bytes.
+pub const TAIL_BYTES_MAX: usize = 1 << 30;
+
 /// Smallest batch that is received straight into tail memory, bytes.
 pub const LANDING_BATCH_BYTES_MIN: usize = 100 << 10;
 
@@ -78,6 +81,9 @@ pub const IOVECS_MAX: usize = 512;
 
 /// How long a graceful stop waits for requests in flight, milliseconds.
 pub const DRAIN_MS_MAX: u64 = 10_000;
+
+/// Pre-written files that a fresh broker prepares for its first segments, all cores together, bytes.
+pub const POOL_PREFILL_BYTES_MAX: u64 = 256 << 20;
 
 /// Files that one core's segment pool keeps, whatever their size.
 pub const POOL_FILES_MAX: usize = 4096;

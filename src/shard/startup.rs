@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{CleanPartition, Control, Mesh, PartitionKey, Sessions, Shard};
 use crate::catalog::Catalog;
 use crate::config::BrokerConfig;
+use crate::limits::POOL_PREFILL_BYTES_MAX;
 use crate::net::FramePool;
 use crate::storage::{
     DmaDisk, LogResources, Recovered, SegmentPool, SegmentSummary, TailCache, recover, write_small_blocking,
@@ -54,7 +55,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
     let pool_directory = setup.config.data_dir.join("pool").join(format!("core-{}", setup.core));
     let pool =
         SegmentPool::open(disk.clone(), &pool_directory, setup.config.segment_pool_bytes / cores as u64)?;
-    let resources = LogResources { disk, pool, cache: TailCache::new(setup.tail_bytes) };
+    let resources = LogResources { disk, pool, cache: TailCache::new(setup.tail_bytes), rounds: Default::default() };
     let shard = Rc::new(Shard {
         core: setup.core,
         sessions: Sessions::new(setup.config.fetch_session_count_max.div_ceil(cores), setup.core, cores),
@@ -94,7 +95,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
 impl Shard {
     /// Prepares segment files in the background.
     pub async fn fill_pool(self: Rc<Self>) {
-        let target = self.config.segment_pool_bytes / self.mesh.cores() as u64;
+        let target = self.config.segment_pool_bytes.min(POOL_PREFILL_BYTES_MAX) / self.mesh.cores() as u64;
         let filled = self.resources.pool.prefill(target);
         let stopped = async {
             self.stop.wait_until(|| self.is_stopping()).await;

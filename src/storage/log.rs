@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use super::cache::TailCache;
 use super::disk::{Disk, DiskFile};
-use super::group_commit::Commit;
+use super::group_commit::{Commit, FlushRounds};
 use super::index::SegmentSummary;
 use super::producers::Producers;
 use super::recovery::Recovered;
@@ -98,6 +98,7 @@ pub struct Log {
     pub(super) disk: Rc<dyn Disk>,
     pub(super) pool: Rc<SegmentPool>,
     pub(super) cache: Rc<TailCache>,
+    pub(super) rounds: Rc<FlushRounds>,
     pub(super) config: RefCell<LogConfig>,
     pub(super) state: RefCell<LogState>,
     /// Fired when a write, flush, roll or extension ends.
@@ -121,6 +122,8 @@ pub struct LogResources {
     pub pool: Rc<SegmentPool>,
     /// The budget of tail memory.
     pub cache: Rc<TailCache>,
+    /// The rounds in which the core's logs flush.
+    pub rounds: Rc<FlushRounds>,
 }
 
 impl Log {
@@ -156,6 +159,7 @@ impl Log {
             disk: resources.disk.clone(),
             pool: resources.pool.clone(),
             cache: resources.cache.clone(),
+            rounds: resources.rounds.clone(),
             config: RefCell::new(config),
             state: RefCell::new(state),
             progress: Event::default(),

@@ -29,7 +29,7 @@ pub use buffer::Slice;
 pub use cache::TailCache;
 pub use disk::{Disk, DiskFile, IoFuture};
 pub use disk_dma::{DmaDisk, probe as probe_disk, write_small_blocking};
-pub use group_commit::AckResult;
+pub use group_commit::{AckResult, FlushRounds};
 pub use index::SegmentSummary;
 pub use landing::{Incoming, Landing};
 pub use log::{Log, LogConfig, LogError, LogResources};
