@@ -25,8 +25,9 @@ pub const PARTITION_BACKLOG_BYTES_MAX: u64 = 16 << 20;
 /// First extent of a new segment file, bytes.
 pub const SEGMENT_EXTENT_MIN: u64 = 1 << 20;
 
-/// Largest extent by which a segment file is extended, bytes.
-pub const SEGMENT_EXTENT_MAX: u64 = 64 << 20;
+/// Largest extent by which a segment file is extended, bytes. Extensions double the file until then: each
+/// makes the file system wait for all writes in flight, so they must be few.
+pub const SEGMENT_EXTENT_MAX: u64 = 512 << 20;
 
 /// Distance in bytes between sparse index entries of a segment (at least; never below Kafka's 4096).
 pub const INDEX_INTERVAL_BYTES_MIN: u64 = 32 << 10;
@@ -81,6 +82,9 @@ pub const IOVECS_MAX: usize = 512;
 
 /// How long a graceful stop waits for requests in flight, milliseconds.
 pub const DRAIN_MS_MAX: u64 = 10_000;
+
+/// Size of a pre-written file, bytes.
+pub const POOL_FILE_BYTES: u64 = 64 << 20;
 
 /// Pre-written files that a fresh broker prepares for its first segments, all cores together, bytes.
 pub const POOL_PREFILL_BYTES_MAX: u64 = 256 << 20;

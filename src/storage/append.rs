@@ -17,7 +17,7 @@ use super::producers::SequenceCheck;
 use super::segment::{Segment, file_name, index_file_name};
 use super::segment_pool::PoolFile;
 use super::tail::{block_ceil, block_floor};
-use crate::limits::{BLOCK_SIZE, PARTITION_BACKLOG_BYTES_MAX, SEGMENT_EXTENT_MAX, SEGMENT_EXTENT_MIN};
+use crate::limits::{BLOCK_SIZE, PARTITION_BACKLOG_BYTES_MAX, POOL_FILE_BYTES, SEGMENT_EXTENT_MAX, SEGMENT_EXTENT_MIN};
 use crate::rt;
 use crate::sync::Pending;
 use crate::wire::record_batch::{self, BatchInfo};
@@ -210,7 +210,7 @@ impl Log {
             let used = state.segments.back().map_or(0, |segment| segment.size_bytes.get());
             matches!(state.next_file, NextFile::None)
                 && used > segment_bytes / 4 * 3
-                && segment_bytes >= SEGMENT_EXTENT_MAX
+                && segment_bytes >= POOL_FILE_BYTES
         };
         if due {
             let base_offset = self.log_end_offset();

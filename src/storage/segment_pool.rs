@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::disk::{Disk, DiskFile};
-use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, POOL_FILES_MAX, SEGMENT_EXTENT_MAX};
+use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, POOL_FILE_BYTES, POOL_FILES_MAX};
 use crate::storage::buffer::IoBuf;
 
 struct Pooled {
@@ -150,7 +150,7 @@ impl SegmentPool {
 
     /// Writes new files full of zeros until the pool holds `target_bytes`; runs in the background.
     pub async fn prefill(&self, target_bytes: u64) -> io::Result<()> {
-        let size_bytes = SEGMENT_EXTENT_MAX;
+        let size_bytes = POOL_FILE_BYTES;
         while self.pooled_bytes.get() + size_bytes <= target_bytes.min(self.capacity_bytes) {
             let path = self.new_path(0);
             let draft = path.with_extension("draft");
