@@ -22,7 +22,7 @@ mod init_producer_id;
 mod list_offsets;
 pub mod metadata;
 mod offset_for_leader_epoch;
-mod produce;
+pub(crate) mod produce;
 
 use std::cell::Cell;
 use std::future::Future;

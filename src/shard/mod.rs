@@ -159,7 +159,7 @@ impl Shard {
         }
     }
 
-    /// Registers a wait that another core may cancel.
+    /// Registers a wait that another core may cancel: the event, not fired yet (generation 0).
     pub fn open_watch(&self, id: u64) -> Rc<Event> {
         let event = Rc::new(Event::default());
         self.watches.borrow_mut().insert(id, event.clone());
@@ -247,7 +247,11 @@ impl Shard {
                 continue;
             }
             if let Some((base_offset, summary)) = partition.log.active_summary() {
-                clean.push(CleanPartition { key: (partition.topic_id, partition.index), base_offset, summary });
+                clean.push(CleanPartition {
+                    key: (partition.topic_id, partition.index),
+                    base_offset,
+                    summary,
+                });
             }
         }
         (!failed).then_some(clean)
@@ -259,7 +263,8 @@ pub fn kafka_uuid(id: Uuid) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut out = String::with_capacity(22);
     for group in id.as_bytes().chunks(3) {
-        let word = group.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        let word =
+            group.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
         for digit in 0..=group.len() {
             out.push(ALPHABET[(word >> (18 - 6 * digit)) as usize & 63] as char);
         }

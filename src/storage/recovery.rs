@@ -115,7 +115,8 @@ impl Recovered {
             self.producers = Producers::restore(&scan.summary.producers);
         }
         for (batch, base_offset) in &scan.batches {
-            let stamp = if batch.timestamp_type() == TimestampType::LogAppendTime { batch.max_timestamp } else { -1 };
+            let stamp =
+                if batch.timestamp_type() == TimestampType::LogAppendTime { batch.max_timestamp } else { -1 };
             self.producers.note(batch, *base_offset, stamp, crate::rt::wall_ms());
         }
         self.reports.extend(scan.reports.iter().cloned());
@@ -157,7 +158,12 @@ fn load_segment(
     let file = File::open(path)?;
     let file_size = file.metadata()?.len();
     if is_last && let Some((_, summary)) = clean.filter(|(base, _)| *base == base_offset) {
-        return Ok(Scan { summary: summary.clone(), from_file: true, batches: Vec::new(), reports: Vec::new() });
+        return Ok(Scan {
+            summary: summary.clone(),
+            from_file: true,
+            batches: Vec::new(),
+            reports: Vec::new(),
+        });
     }
     let indexed = std::fs::read(directory.join(index_file_name(base_offset)))
         .ok()
@@ -200,7 +206,13 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    fn new(file: &'a File, file_size: u64, path: &'a Path, base_offset: i64, epoch_floor: i32) -> Scanner<'a> {
+    fn new(
+        file: &'a File,
+        file_size: u64,
+        path: &'a Path,
+        base_offset: i64,
+        epoch_floor: i32,
+    ) -> Scanner<'a> {
         Scanner {
             file,
             file_size,
@@ -237,8 +249,10 @@ impl<'a> Scanner<'a> {
         if at + BATCH_HEADER_SIZE as u64 > self.file_size {
             return Ok(None);
         }
-        let Ok(batch) = record_batch::parse_header(self.bytes(at, BATCH_HEADER_SIZE)?) else { return Ok(None) };
-        let size = batch.size_bytes as usize;
+        let Ok(batch) = record_batch::parse_header(self.bytes(at, BATCH_HEADER_SIZE)?) else {
+            return Ok(None);
+        };
+        let size = batch.size_bytes;
         if at + size as u64 > self.file_size {
             return Ok(None);
         }
