@@ -77,7 +77,8 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         shard.apply_topic(topic, |index| {
             let directory = shard.config.data_dir.join(format!("{}-{index}", topic.name));
             let clean = setup.clean.get(&(topic.id, index)).map(|(base, summary)| (*base, summary));
-            recover(&directory, clean).unwrap_or_else(|error| {
+            let epoch = topic.partition(index).map_or(0, |partition| partition.leader_epoch);
+            recover(&directory, clean, epoch).unwrap_or_else(|error| {
                 *failure.borrow_mut() =
                     Some(format!("{}: cannot be recovered: {error}", directory.display()));
                 Recovered::default()

@@ -56,6 +56,7 @@ enum Room {
     Ready,
     Wait,
     Prepare { base_offset: i64, size_bytes_max: u64 },
+    Open(Rc<Segment>),
     Extend { segment: Rc<Segment>, step_bytes: u64, wait: bool },
     Roll,
     Refuse(LogError),
@@ -106,7 +107,9 @@ impl Log {
                 SequenceCheck::OutOfOrder => return Err(AppendError::OutOfOrderSequence),
                 SequenceCheck::Fenced => return Err(AppendError::FencedProducer),
                 SequenceCheck::Duplicate { base_offset, timestamp_ms } => {
-                    let position = state.segments.back().map_or(0, |segment| segment.end_position());
+                    // Not the end of the active segment: the roll that made room may have left it empty, and
+                    // nothing is ever written up to the start of an empty segment.
+                    let position = state.commit.appended();
                     drop(state);
                     let durable = self.wait_durable(position, flush_for_ack);
                     return Ok(Appended { base_offset, log_append_time_ms: timestamp_ms, durable });
@@ -158,6 +161,7 @@ impl Log {
                 Room::Prepare { base_offset, size_bytes_max } => {
                     self.start_prepare(base_offset, size_bytes_max);
                 }
+                Room::Open(segment) => self.start_open(segment),
                 Room::Extend { segment, step_bytes, wait } => {
                     self.start_extend(segment, step_bytes);
                     if !wait {
@@ -192,6 +196,9 @@ impl Log {
                 NextFile::Preparing => Room::Wait,
             };
         };
+        if active.open_file().is_none() {
+            return if state.extending { Room::Wait } else { Room::Open(active) };
+        }
         room_in(&active, size, size_bytes_max, state.extending)
     }
 
@@ -246,6 +253,25 @@ impl Log {
             self.directory_made.set(true);
         }
         self.pool.take(base_offset, SEGMENT_EXTENT_MIN, size_bytes_max).await
+    }
+
+    /// Opens the active segment's file: recovery leaves it closed, so that idle partitions cost no descriptor.
+    fn start_open(self: &Rc<Self>, segment: Rc<Segment>) {
+        self.state.borrow_mut().extending = true;
+        let log = self.clone();
+        rt::spawn(async move {
+            let outcome = segment.file(&log.disk).await;
+            {
+                let mut state = log.state.borrow_mut();
+                state.extending = false;
+                if let Err(error) = outcome {
+                    let text = format!("{}: cannot be opened: {error}", segment.path().display());
+                    tracing::warn!("{text}; produce requests are refused until it can");
+                    state.room_error = Some(text.into());
+                }
+            }
+            log.progress.fire();
+        });
     }
 
     fn start_extend(self: &Rc<Self>, segment: Rc<Segment>, step_bytes: u64) {

@@ -31,6 +31,8 @@ struct Mark {
 
 /// How far the log is written, flushed and visible.
 pub(super) struct Commit {
+    /// Log position after the last batch; the active segment may begin later, when it is still empty.
+    appended: u64,
     written: u64,
     flushed: u64,
     high_watermark: i64,
@@ -46,6 +48,7 @@ pub(super) struct Commit {
 impl Commit {
     pub(super) fn new(position: u64, offset: i64) -> Commit {
         Commit {
+            appended: position,
             written: position,
             flushed: position,
             high_watermark: offset,
@@ -57,6 +60,10 @@ impl Commit {
             flush_wanted: position,
             flushing: false,
         }
+    }
+
+    pub(super) fn appended(&self) -> u64 {
+        self.appended
     }
 
     pub(super) fn written(&self) -> u64 {
@@ -91,6 +98,7 @@ impl Commit {
 
     /// Notes an appended batch: it ends at `position`, and the log then ends at `offset`.
     pub(super) fn note_append(&mut self, position: u64, offset: i64, flushed: bool) {
+        self.appended = position;
         self.marks.push_back(Mark { position, offset, flushed });
     }
 

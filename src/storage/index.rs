@@ -67,6 +67,12 @@ impl SegmentIndex {
         self.damaged.iter().map(|range| range.position_start).filter(|start| *start >= position).min()
     }
 
+    /// Where the damage that begins at `position` ends, if any does.
+    #[cfg(test)]
+    pub(super) fn damage_from(&self, position: u64) -> Option<u64> {
+        self.damaged.iter().find(|range| range.position_start == position).map(|range| range.position_end)
+    }
+
     /// Position from which a forward scan finds the batch that holds `offset`, and that batch's offset.
     pub fn floor_offset(&self, offset: i64) -> Option<IndexEntry> {
         let after = self.entries.partition_point(|entry| entry.offset <= offset);

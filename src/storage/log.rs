@@ -266,7 +266,7 @@ impl Log {
     pub async fn close(self: &Rc<Self>) -> Result<(), LogError> {
         let (end, failed) = {
             let state = self.state.borrow();
-            (state.segments.back().map_or(0, |segment| segment.end_position()), state.failed.clone())
+            (state.commit.appended(), state.failed.clone())
         };
         if let Some(error) = failed {
             return Err(error);

@@ -21,6 +21,8 @@ mod segment_pool;
 mod segment_reader;
 mod segment_writer;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 pub use append::{AppendError, Appended, Durability};
 pub use buffer::Slice;

@@ -2,17 +2,17 @@
 //!
 //! Owner: the core that will own the partition; runs blocking, before the core serves anybody.
 //! Invariants: sealed segments with a valid index file are not read; everything else is scanned and a
-//! batch is accepted only with the expected base offset, a CRC that matches and a leader epoch that does
-//! not fall. The first two keep out stale batches of recycled files (see `segment_pool`), the last one
-//! keeps out what a cut left behind: a start after a crash raises the leader epoch, so bytes behind the
-//! cut carry an older epoch than anything appended before them.
+//! batch is accepted only with the expected base offset and a CRC that matches. That keeps out stale batches
+//! of recycled files (see `segment_pool`); what a cut leaves behind is taken off the file, so that the next
+//! append cannot line up with it. A leader epoch, which no CRC covers, decides nothing: where it falls or
+//! is newer than the catalog's, it is damaged, and the batch is kept and reported.
 //! A torn tail is cut; bytes that are cut although valid batches follow are saved beside the log and
 //! reported; damage further inside than any write in flight could reach is kept as a hole and reported.
-//! It must not delete anything.
+//! What was scanned is flushed. It must not delete anything that it has not saved.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -59,8 +59,8 @@ struct Scan {
     reports: Vec<String>,
 }
 
-/// Loads the partition in `directory`.
-pub fn recover(directory: &Path, clean: CleanMark<'_>) -> io::Result<Recovered> {
+/// Loads the partition in `directory`; `epoch_max` is its leader epoch in the catalog, which no batch exceeds.
+pub fn recover(directory: &Path, clean: CleanMark<'_>, epoch_max: i32) -> io::Result<Recovered> {
     let mut recovered = Recovered::default();
     let mut bases = match list_segments(directory) {
         Ok(bases) => bases,
@@ -73,7 +73,7 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>) -> io::Result<Recovered> 
     let mut position = 0;
     let last = bases.len().saturating_sub(1);
     for (at, (base_offset, path)) in bases.iter().enumerate() {
-        let scan = load_segment(directory, *base_offset, path, at == last, clean, &recovered)?;
+        let scan = load_segment(directory, *base_offset, path, at == last, clean, &recovered, epoch_max)?;
         let known_end = expected.unwrap_or(*base_offset);
         if known_end != *base_offset {
             recovered.reports.push(format!(
@@ -154,8 +154,9 @@ fn load_segment(
     is_last: bool,
     clean: CleanMark<'_>,
     so_far: &Recovered,
+    epoch_max: i32,
 ) -> io::Result<Scan> {
-    let file = File::open(path)?;
+    let file = File::options().read(true).write(true).open(path)?;
     let file_size = file.metadata()?.len();
     if is_last && let Some((_, summary)) = clean.filter(|(base, _)| *base == base_offset) {
         return Ok(Scan {
@@ -173,8 +174,11 @@ fn load_segment(
         return Ok(Scan { summary, from_file: true, batches: Vec::new(), reports: Vec::new() });
     }
     let epoch_floor = so_far.epochs.last().map_or(-1, |(epoch, _)| *epoch);
-    let mut scanner = Scanner::new(&file, file_size, path, base_offset, epoch_floor);
+    let mut scanner = Scanner::new(&file, file_size, path, base_offset, (epoch_floor, epoch_max));
     scanner.run()?;
+    // What a killed process wrote need not be flushed, and from here on it counts as flushed: a producer that
+    // repeats a batch with acks=all is told at once that it is there.
+    file.sync_all()?;
     Ok(scanner.finish())
 }
 
@@ -198,11 +202,13 @@ struct Scanner<'a> {
     position: u64,
     expected_offset: i64,
     epoch_floor: i32,
+    epoch_max: i32,
     epochs: Vec<(i32, i64)>,
     index: SegmentIndex,
     max_timestamp: i64,
     batches: Vec<(BatchInfo, i64)>,
     reports: Vec<String>,
+    epoch_reported: bool,
 }
 
 impl<'a> Scanner<'a> {
@@ -211,7 +217,7 @@ impl<'a> Scanner<'a> {
         file_size: u64,
         path: &'a Path,
         base_offset: i64,
-        epoch_floor: i32,
+        (epoch_floor, epoch_max): (i32, i32),
     ) -> Scanner<'a> {
         Scanner {
             file,
@@ -222,11 +228,13 @@ impl<'a> Scanner<'a> {
             position: 0,
             expected_offset: base_offset,
             epoch_floor,
+            epoch_max,
             epochs: Vec::new(),
             index: SegmentIndex::default(),
             max_timestamp: -1,
             batches: Vec::new(),
             reports: Vec::new(),
+            epoch_reported: false,
         }
     }
 
@@ -252,7 +260,7 @@ impl<'a> Scanner<'a> {
         let Ok(batch) = record_batch::parse_header(self.bytes(at, BATCH_HEADER_SIZE)?) else {
             return Ok(None);
         };
-        let size = batch.size_bytes;
+        let size = batch.size_bytes as usize;
         if at + size as u64 > self.file_size {
             return Ok(None);
         }
@@ -261,10 +269,14 @@ impl<'a> Scanner<'a> {
     }
 
     fn accepts(&self, batch: &BatchInfo) -> bool {
-        batch.base_offset == self.expected_offset && batch.leader_epoch >= self.epoch_floor
+        batch.base_offset == self.expected_offset
     }
 
-    fn accept(&mut self, batch: BatchInfo) {
+    fn accept(&mut self, mut batch: BatchInfo) {
+        if !(self.epoch_floor..=self.epoch_max).contains(&batch.leader_epoch) {
+            self.report_epoch(&batch);
+            batch.leader_epoch = self.epoch_floor;
+        }
         self.index.note(batch.base_offset, self.position, self.max_timestamp);
         if batch.leader_epoch > self.epoch_floor || self.epochs.is_empty() && self.epoch_floor < 0 {
             self.epochs.push((batch.leader_epoch, batch.base_offset));
@@ -276,6 +288,23 @@ impl<'a> Scanner<'a> {
         if batch.producer_id >= 0 {
             self.batches.push((batch, batch.base_offset));
         }
+    }
+
+    /// One report for a run of batches: after a damaged epoch that rose, all that follow seem to fall.
+    fn report_epoch(&mut self, batch: &BatchInfo) {
+        if self.epoch_reported {
+            return;
+        }
+        self.epoch_reported = true;
+        self.reports.push(format!(
+            "{}: leader epoch {} at byte {} (offset {}) is not within {}..={}: an epoch is damaged there or before",
+            self.path.display(),
+            batch.leader_epoch,
+            self.position,
+            batch.base_offset,
+            self.epoch_floor,
+            self.epoch_max
+        ));
     }
 
     fn run(&mut self) -> io::Result<()> {
@@ -291,7 +320,7 @@ impl<'a> Scanner<'a> {
 
     /// At the first byte that is no acceptable batch: tells a torn tail from damage inside the log.
     fn step_over_damage(&mut self) -> io::Result<bool> {
-        let Some((found, batch)) = self.next_valid()? else { return Ok(false) };
+        let Some((found, batch)) = self.next_valid(self.position + 1)? else { return Ok(false) };
         let gap = found - self.position;
         let path = self.path.display();
         let (from, next) = (self.expected_offset, batch.base_offset);
@@ -304,6 +333,8 @@ impl<'a> Scanner<'a> {
                 self.position,
                 saved.display()
             ));
+            // A later append could end exactly where one of the old batches begins.
+            self.file.set_len(self.position)?;
             return Ok(false);
         }
         self.reports.push(format!(
@@ -321,11 +352,15 @@ impl<'a> Scanner<'a> {
         Ok(true)
     }
 
-    /// The next intact batch of this log behind the current position, with a higher offset.
-    fn next_valid(&mut self) -> io::Result<Option<(u64, BatchInfo)>> {
-        let mut at = self.position + 1;
+    /// The next intact batch of this log at or behind `from`, with a higher offset than the one expected.
+    fn next_valid(&mut self, from: u64) -> io::Result<Option<(u64, BatchInfo)>> {
+        let mut at = from;
         while at + BATCH_HEADER_SIZE as u64 <= self.file_size {
-            let window = self.bytes(at, SCAN_WINDOW_BYTES.min((self.file_size - at) as usize))?;
+            // What is left of the window, so that every byte is read about once.
+            let left = (self.window_start + self.window.len() as u64).saturating_sub(at) as usize;
+            let inside = at >= self.window_start && left >= BATCH_HEADER_SIZE;
+            let size = if inside { left } else { SCAN_WINDOW_BYTES.min((self.file_size - at) as usize) };
+            let window = self.bytes(at, size)?;
             // The magic byte lies 16 bytes into a batch; zeros are skipped fast.
             let candidate = window.iter().skip(16).position(|byte| *byte == 2);
             let Some(offset) = candidate else {
@@ -333,10 +368,8 @@ impl<'a> Scanner<'a> {
                 continue;
             };
             at += offset as u64;
-            let (expected, epoch) = (self.expected_offset, self.epoch_floor);
-            let plausible = self
-                .batch_at(at)?
-                .filter(|batch| batch.base_offset > expected && batch.leader_epoch >= epoch);
+            let expected = self.expected_offset;
+            let plausible = self.batch_at(at)?.filter(|batch| batch.base_offset > expected);
             if let Some(batch) = plausible {
                 return Ok(Some((at, batch)));
             }
@@ -345,16 +378,22 @@ impl<'a> Scanner<'a> {
         Ok(None)
     }
 
-    /// Whether the run of valid batches from `found` ends within the bytes that can be in flight.
+    /// Whether all valid batches from `found` on, more damage between them or not, end within the bytes that can
+    /// be in flight.
     fn ends_within_backlog(&mut self, found: u64) -> io::Result<bool> {
         let mut at = found;
-        while let Some(batch) = self.batch_at(at)? {
-            at += batch.size_bytes as u64;
-            if at > self.position + 2 * PARTITION_BACKLOG_BYTES_MAX {
-                return Ok(false);
+        while at <= self.position + 2 * PARTITION_BACKLOG_BYTES_MAX {
+            let expected = self.expected_offset;
+            // Stale batches of a recycled file have lower offsets and prove nothing.
+            match self.batch_at(at)?.filter(|batch| batch.base_offset > expected) {
+                Some(batch) => at += batch.size_bytes as u64,
+                None => match self.next_valid(at + 1)? {
+                    Some((next, _)) => at = next,
+                    None => return Ok(true),
+                },
             }
         }
-        Ok(true)
+        Ok(false)
     }
 
     fn save_cut(&mut self) -> io::Result<PathBuf> {
@@ -362,7 +401,9 @@ impl<'a> Scanner<'a> {
         let size = (self.file_size - self.position).min(2 * PARTITION_BACKLOG_BYTES_MAX) as usize;
         let at = self.position;
         let bytes = self.bytes(at, size)?.to_vec();
-        std::fs::write(&path, bytes)?;
+        let mut saved = File::create(&path)?;
+        saved.write_all(&bytes)?;
+        saved.sync_all()?;
         Ok(path)
     }
 

@@ -103,8 +103,13 @@ impl SegmentPool {
         size_bytes_max: u64,
     ) -> io::Result<(PoolFile, Rc<dyn DiskFile>)> {
         if let Some(pooled) = self.pick(base_offset, size_bytes_max) {
-            let file = self.disk.open(&pooled.path, false).await?;
-            return Ok((PoolFile { path: pooled.path, size_bytes: pooled.size_bytes }, file));
+            // Its bytes are about to change, maybe before the segment's own name is on disk: a crash must not
+            // leave them in the pool under a bound that no longer holds. Files of the largest bound are
+            // removed at start.
+            let path = self.new_path(i64::MAX);
+            self.disk.rename(pooled.path, path.clone(), true).await?;
+            let file = self.disk.open(&path, false).await?;
+            return Ok((PoolFile { path, size_bytes: pooled.size_bytes }, file));
         }
         let path = self.new_path(i64::MAX);
         let file = self.disk.open(&path, true).await?;

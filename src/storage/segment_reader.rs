@@ -238,12 +238,12 @@ impl Log {
                 }
                 if wanted(&batch) {
                     let bytes =
-                        self.copy_range(segment, at + inside as u64, batch.size_bytes).await?;
+                        self.copy_range(segment, at + inside as u64, batch.size_bytes as usize).await?;
                     if let Some((offset, timestamp)) = open(&bytes)? {
                         return Ok((offset < high_watermark).then_some((offset, timestamp)));
                     }
                 }
-                inside += batch.size_bytes;
+                inside += batch.size_bytes as usize;
             }
             if inside == 0 {
                 return Ok(None);
@@ -370,9 +370,13 @@ fn walk_window(window: &[u8], offset: i64, max_bytes: usize) -> io::Result<Walk>
                 Walk::Found { from, to: at }
             }));
         };
-        let batch = record_batch::parse_header(header)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        let size = batch.size_bytes;
+        let batch = match (record_batch::parse_header(header), found) {
+            (Ok(batch), _) => batch,
+            // What stands before the damage is still served.
+            (Err(_), Some(from)) => return Ok(Walk::Found { from, to: at }),
+            (Err(error), None) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+        };
+        let size = batch.size_bytes as usize;
         let next = at + size;
         match found {
             None if batch.last_offset() < offset && next > window.len() => {

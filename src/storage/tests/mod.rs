@@ -1,0 +1,6 @@
+//! Tests of the storage engine below the network: recovery from mutated files, and the pool's promise.
+//!
+//! Owner: nobody. Files lie in temporary directories and go with them.
+
+mod pool;
+mod recovery;
