@@ -18,7 +18,7 @@ const LINE_CHARS_MAX: usize = 120;
 const IMPORTS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("sync", &[]),
-    ("rt", &[]),
+    ("rt", &["sync"]),
     ("memory", &[]),
     ("wire", &[]),
     ("config", &[]),
@@ -40,7 +40,8 @@ const ONLY_THESE: &[(&str, &str, &[&str])] = &[
     ("api", "net", &["Frame", "FrameBuffer", "Outgoing", "Payload", "Reply"]),
     ("shard", "net", &["FramePool"]),
     ("storage", "wire", &["record_batch", "records"]),
-    ("net", "storage", &["Slice"]),
+    ("net", "storage", &["Landing", "Slice"]),
+    ("cli", "storage", &["probe_disk"]),
 ];
 
 /// Files that may contain `unsafe`: few, so that they can be audited.
@@ -81,14 +82,7 @@ const GLOMMIO_ALLOWED: &[&str] = &[
 ];
 
 /// Files that still have a line over the limit.
-const LONG_LINES_KNOWN: &[&str] = &[
-    "src/api/dispatch.rs",
-    "src/api/fetch.rs",
-    "src/storage/segment_pool.rs",
-    "src/storage/segment_reader.rs",
-    "src/wire/tests/fetch.rs",
-    "src/wire/tests/produce.rs",
-];
+const LONG_LINES_KNOWN: &[&str] = &["src/wire/tests/fetch.rs", "src/wire/tests/produce.rs"];
 
 /// Folders that are made, not written.
 const NOT_SOURCES: &[&str] =
@@ -119,6 +113,11 @@ fn files_below(folder: &str, wanted: &dyn Fn(&str) -> bool) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// Whether a source file is only compiled for tests, which may reach across layers.
+fn is_test(file: &str) -> bool {
+    file.starts_with("src/") && file.contains("/tests/")
 }
 
 fn relative(path: &Path) -> String {
@@ -259,7 +258,7 @@ fn modules_import_only_downwards() {
             true => rust_files(&[&format!("src/{module}")]),
             false => vec![format!("src/{module}.rs")],
         };
-        for file in files {
+        for file in files.into_iter().filter(|file| !is_test(file)) {
             let code: String = read(&file).lines().map(|line| code_of(line) + "\n").collect();
             for (other, _) in IMPORTS.iter().filter(|(other, _)| other != module) {
                 let narrow = ONLY_THESE.iter().find(|(from, to, _)| (from, to) == (module, other));
@@ -329,7 +328,7 @@ fn nothing_is_left_for_later() {
 
 /// Files in which `wanted` holds for a line of code.
 fn files_with(folders: &[&str], wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
-    let matches = |file: &String| read(file).lines().any(|line| wanted(&code_of(line)));
+    let matches = |file: &String| !is_test(file) && read(file).lines().any(|line| wanted(&code_of(line)));
     rust_files(folders).into_iter().filter(matches).collect()
 }
 
