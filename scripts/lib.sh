@@ -47,7 +47,7 @@ install_packages() {
 # the allocator's C parts.
 ensure_rust() {
   if ! have cargo && [ -x "$HOME/.cargo/bin/cargo" ]; then PATH=$HOME/.cargo/bin:$PATH; fi
-  have cargo || die "no Rust toolchain found. Install rustup (https://rustup.rs, or the Debian package 'rustup'),
+  have cargo || die "no Rust toolchain found. Install rustup (newer Debian releases have it as a package),
        open a new shell, and run this again; the version in rust-toolchain.toml is then fetched by itself."
   local want got
   want=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$ROOT/rust-toolchain.toml")

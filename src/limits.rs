@@ -34,9 +34,17 @@ pub const INDEX_INTERVAL_BYTES_MIN: u64 = 32 << 10;
 /// Bytes that one cold read takes from disk.
 pub const COLD_READ_BYTES: usize = 1 << 20;
 
+/// Smallest batch that is received straight into tail memory, bytes.
+pub const LANDING_BATCH_BYTES_MIN: usize = 100 << 10;
+
+/// Memory of one core for batches that are being received in place, bytes.
+pub const LANDING_BYTES_MAX: usize = 96 << 20;
+
+/// What a connection that sends large frames reads before it knows where the rest goes, bytes.
+pub const LARGE_FRAME_PEEK_BYTES: usize = 512;
+
 /// Requests of one connection that were dispatched but not answered.
 pub const PIPELINE_DEPTH_MAX: usize = 128;
-
 
 /// First read buffer of a connection, bytes; grows by need up to [`READ_BUFFER_BYTES_MAX`].
 pub const READ_BUFFER_BYTES_MIN: usize = 4 << 10;
@@ -73,3 +81,9 @@ pub const DRAIN_MS_MAX: u64 = 10_000;
 
 /// Files that one core's segment pool keeps, whatever their size.
 pub const POOL_FILES_MAX: usize = 4096;
+
+/// Log lines about peers' mistakes per core in one window of [`COMPLAINT_WINDOW_S`] seconds.
+pub const COMPLAINTS_PER_WINDOW_MAX: u32 = 10;
+
+/// Window for [`COMPLAINTS_PER_WINDOW_MAX`], seconds.
+pub const COMPLAINT_WINDOW_S: i64 = 60;

@@ -3,8 +3,11 @@
 //! Owner: the core that calls. Everything above storage uses these functions and never the runtime
 //! itself, so that another executor, or a simulated one, could stand behind them.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::sync::oneshot;
 
 /// Runs a task on this core until it ends; its panic aborts the process (see `main`).
 pub fn spawn(task: impl Future<Output = ()> + 'static) {
@@ -21,9 +24,29 @@ pub async fn yield_now() {
     glommio::executor().yield_now().await;
 }
 
-/// Runs blocking work on a thread beside the core.
+thread_local! {
+    /// Blocking calls of this core that have not returned.
+    static BLOCKING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Runs blocking work on a thread beside the core; it runs to its end even if nobody waits any more.
 pub async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    glommio::executor().spawn_blocking(work).await
+    let (promise, result) = oneshot();
+    BLOCKING.set(BLOCKING.get() + 1);
+    spawn(async move {
+        let value = glommio::executor().spawn_blocking(work).await;
+        BLOCKING.set(BLOCKING.get() - 1);
+        promise.fill(value);
+    });
+    result.wait().await
+}
+
+/// Waits until no blocking call of this core is out: an executor that ends earlier loses their answers,
+/// which glommio's threads take for a reason to panic.
+pub async fn quiesce() {
+    while BLOCKING.get() > 0 {
+        sleep_ms(1).await;
+    }
 }
 
 /// Wall clock, milliseconds since the Unix epoch (Kafka timestamps).

@@ -4,15 +4,25 @@
 //! waiter re-checks its condition; none may hold a `RefCell` borrow while it waits.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
+
+#[derive(Default)]
+struct Waiters {
+    slots: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
 
 /// Wakes every waiter each time it is fired.
+///
+/// A waiter holds one slot, however often it is polled, and gives it back when it is dropped: a task that
+/// waits for several things at once must not leave a waker behind at each poll.
 #[derive(Default)]
 pub struct Event {
     generation: Cell<u64>,
-    wakers: RefCell<Vec<Waker>>,
+    waiters: RefCell<Waiters>,
 }
 
 impl Event {
@@ -24,25 +34,18 @@ impl Event {
     /// Wakes all who wait now.
     pub fn fire(&self) {
         self.generation.set(self.generation.get() + 1);
-        if self.wakers.borrow().is_empty() {
+        if self.waiters.borrow().slots.is_empty() {
             return;
         }
-        let wakers = std::mem::take(&mut *self.wakers.borrow_mut());
-        for waker in wakers {
+        let waiters = std::mem::take(&mut *self.waiters.borrow_mut());
+        for waker in waiters.slots.into_iter().flatten() {
             waker.wake();
         }
     }
 
-    /// Waits until the event has been fired after `seen` was taken.
-    pub async fn wait_past(&self, seen: u64) {
-        poll_fn(|cx| {
-            if self.generation.get() != seen {
-                return Poll::Ready(());
-            }
-            self.wakers.borrow_mut().push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+    /// Resolves when the event has been fired after `seen` was taken.
+    pub fn wait_past(&self, seen: u64) -> Wait<'_> {
+        Wait { event: self, seen, slot: None }
     }
 
     /// Waits until `condition` holds, checked at once and after each firing.
@@ -52,12 +55,46 @@ impl Event {
             self.wait_past(seen).await;
         }
     }
+}
 
-    /// Registers `waker` for the next firing (used by waits over several events).
-    pub fn register(&self, waker: &Waker) {
-        let mut wakers = self.wakers.borrow_mut();
-        if !wakers.iter().any(|known| known.will_wake(waker)) {
-            wakers.push(waker.clone());
+/// Waiting for one firing of an [`Event`].
+pub struct Wait<'a> {
+    event: &'a Event,
+    seen: u64,
+    slot: Option<usize>,
+}
+
+impl Future for Wait<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.event.generation.get() != self.seen {
+            return Poll::Ready(());
+        }
+        let mut waiters = self.event.waiters.borrow_mut();
+        let slot = match self.slot {
+            Some(slot) => slot,
+            None => waiters.free.pop().unwrap_or_else(|| {
+                waiters.slots.push(None);
+                waiters.slots.len() - 1
+            }),
+        };
+        if !waiters.slots[slot].as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            waiters.slots[slot] = Some(cx.waker().clone());
+        }
+        drop(waiters);
+        self.slot = Some(slot);
+        Poll::Pending
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        // A firing since has taken all slots away.
+        if let Some(slot) = self.slot.filter(|_| self.event.generation.get() == self.seen) {
+            let mut waiters = self.event.waiters.borrow_mut();
+            waiters.slots[slot] = None;
+            waiters.free.push(slot);
         }
     }
 }
@@ -109,5 +146,29 @@ impl<T> Pending<T> {
     /// Whether the result is there.
     pub fn is_ready(&self) -> bool {
         self.0.borrow().value.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A task that waits for two events and is woken by one again and again left a waker in the other at
+    /// each poll, until glommio's 15-bit reference count of the task overflowed after 32,767 requests.
+    #[test]
+    fn a_waiter_holds_one_slot_however_often_it_is_polled() {
+        let event = Event::default();
+        let mut wait = Box::pin(event.wait_past(event.generation()));
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..100 {
+            assert!(wait.as_mut().poll(&mut cx).is_pending());
+        }
+        assert_eq!(event.waiters.borrow().slots.len(), 1);
+        drop(wait);
+        let mut again = Box::pin(event.wait_past(event.generation()));
+        assert!(again.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(event.waiters.borrow().slots.len(), 1);
+        event.fire();
+        assert!(again.as_mut().poll(&mut cx).is_ready());
     }
 }

@@ -103,6 +103,8 @@ struct Connection {
     /// The request on its way out and the bytes of it that are out.
     sending: Option<(Pending, usize)>,
     writable: bool,
+    /// Since when window and socket have had room for the next request, CLOCK_MONOTONIC nanoseconds.
+    room_since_ns: u64,
     /// In the timer heap or the ready list already.
     queued: bool,
     replies: Vec<u8>,
@@ -165,6 +167,7 @@ impl Generator {
                 in_flight: VecDeque::with_capacity(spec.in_flight),
                 sending: None,
                 writable: true,
+                room_since_ns: 0,
                 queued: true,
                 replies: vec![0; ACK_BUFFER_BYTES],
                 replies_filled: 0,
@@ -273,8 +276,10 @@ impl Generator {
                 if !connection.writable || !send_more(connection)? {
                     return Ok(());
                 }
+                let now = sys::now_ns();
+                connection.room_since_ns = now;
                 if !self.spec.acked {
-                    complete(&pending, connection, sys::now_ns(), recorder, &mut self.end);
+                    complete(&pending, connection, now, recorder, &mut self.end);
                 }
                 continue;
             }
@@ -325,6 +330,8 @@ impl Generator {
         if let Some(schedule) = &mut connection.schedule {
             schedule.advance();
             recorder.sample(Kind::Lag, intended_ns, sent_ns - intended_ns);
+            let own_ns = sent_ns - intended_ns.max(connection.room_since_ns).min(sent_ns);
+            recorder.sample(Kind::OwnLag, intended_ns, own_ns);
         }
         let bytes = connection.templates[template].batch_bytes();
         if self.spec.bytes_sent.fetch_add(bytes, Ordering::Relaxed) + bytes >= self.spec.bytes_max {
@@ -333,7 +340,7 @@ impl Generator {
     }
 
     fn read_replies(&mut self, index: usize, recorder: &mut Recorder) -> Result<()> {
-        let peer = self.spec.peer;
+        let spec = Arc::clone(&self.spec);
         let connection = &mut self.connections[index];
         loop {
             let filled = connection.replies_filled;
@@ -347,7 +354,7 @@ impl Generator {
             let now = sys::now_ns();
             connection.replies_filled += count;
             let whole = connection.replies_filled == connection.replies.len();
-            let used = take_replies(connection, peer, now, recorder, &mut self.end)?;
+            let used = take_replies(connection, &spec, now, recorder, &mut self.end)?;
             connection.replies.copy_within(used..connection.replies_filled, 0);
             connection.replies_filled -= used;
             if !whole {
@@ -384,7 +391,7 @@ fn send_more(connection: &mut Connection) -> Result<bool> {
 /// Books every whole reply in the buffer; returns how many bytes they took.
 fn take_replies(
     connection: &mut Connection,
-    peer: Peer,
+    spec: &LoadSpec,
     now_ns: u64,
     recorder: &mut Recorder,
     end: &mut LoadEnd,
@@ -411,7 +418,7 @@ fn take_replies(
             .ok_or_else(|| {
             BenchError::Protocol(format!("reply {correlation} answers no request in order"))
         })?;
-        if peer == Peer::Kafka {
+        if spec.peer == Peer::Kafka {
             let mut base_offset = 0;
             check_produce_reply(&bytes[8..4 + length], &mut base_offset)?;
         }

@@ -47,13 +47,18 @@ pub(crate) struct Control {
     correlation: i32,
 }
 
-/// Resolves `host:port`.
+/// Resolves `host:port` to its first address that takes connections: `localhost` may stand for `::1`, where
+/// nobody listens. When none does, the first one, for its error.
 pub(crate) fn resolve(address: &str) -> Result<SocketAddr> {
-    address
-        .to_socket_addrs()
-        .map_err(io_err(format!("resolve {address}")))?
-        .next()
-        .ok_or_else(|| BenchError::Usage(format!("{address} has no address")))
+    let all: Vec<SocketAddr> =
+        address.to_socket_addrs().map_err(io_err(format!("resolve {address}")))?.collect();
+    let first = *all.first().ok_or_else(|| BenchError::Usage(format!("{address} has no address")))?;
+    if all.len() == 1 {
+        return Ok(first);
+    }
+    let open =
+        |candidate: &&SocketAddr| TcpStream::connect_timeout(candidate, Duration::from_secs(1)).is_ok();
+    Ok(all.iter().find(open).copied().unwrap_or(first))
 }
 
 impl Control {

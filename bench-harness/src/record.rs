@@ -22,7 +22,7 @@ use crate::limits::HISTOGRAM_NS_MAX;
 
 const INTERVAL_NS: u64 = 1_000_000_000;
 /// Kinds of samples.
-pub(crate) const KINDS: usize = 5;
+pub(crate) const KINDS: usize = 6;
 
 /// What a sample measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,16 +37,19 @@ pub(crate) enum Kind {
     EndToEnd = 3,
     /// From the fetch request to the last byte of its response.
     Fetch = 4,
+    /// From the moment a request was due and had room in window and socket to the actual send: the part of
+    /// the lag that is the generator's own.
+    OwnLag = 5,
 }
 
 impl Kind {
     /// All kinds, in index order.
     pub(crate) const ALL: [Self; KINDS] =
-        [Self::Response, Self::Service, Self::Lag, Self::EndToEnd, Self::Fetch];
+        [Self::Response, Self::Service, Self::Lag, Self::EndToEnd, Self::Fetch, Self::OwnLag];
 
     /// The tag in the log and the key in the summary.
     pub(crate) fn name(self) -> &'static str {
-        ["response", "service", "lag", "e2e", "fetch"][self as usize]
+        ["response", "service", "lag", "e2e", "fetch", "own-lag"][self as usize]
     }
 }
 

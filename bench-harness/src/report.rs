@@ -17,11 +17,16 @@ use crate::workload::Outcome;
 
 /// A generator thread that is busier than this is taken for the bottleneck.
 const BUSY_SHARE: f64 = 0.92;
+/// A late generator thread that waited longer than this for a core, and had time left, lacked a core.
+const STARVED_SHARE: f64 = 0.05;
 /// Schedule lag above this at p99 means that the schedule was not kept, in nanoseconds.
 const LAG_NS_MAX: u64 = 1_000_000;
 
 /// Below this share of the scheduled rate the endpoint did not keep up.
 const RATE_REACHED: f64 = 0.99;
+
+/// Processor time of others above which a phase is called disturbed, in cores.
+const FOREIGN_CORES_MAX: f64 = 0.15;
 
 /// Quantiles of one kind of sample, in nanoseconds.
 #[derive(Debug, Clone, Serialize)]
@@ -98,6 +103,10 @@ pub(crate) struct Phase {
     pub(crate) generator: GeneratorUse,
     /// Cores the server used, when its process id was given.
     pub(crate) server_cpu_cores: Option<f64>,
+    /// Cores kept busy by neither harness nor server; only with the server's process id.
+    pub(crate) other_cpu_cores: Option<f64>,
+    /// Cores taken by the hypervisor.
+    pub(crate) stolen_cpu_cores: Option<f64>,
     /// Requests due and never sent.
     pub(crate) unsent_requests: u64,
     /// Requests without an answer.
@@ -162,6 +171,16 @@ pub(crate) fn phase(
     };
     let mut notes = Vec::new();
     judge(&mut generator, &latency, pace, outcome, &mut notes);
+    let cores = |time_ns: Option<u64>| time_ns.map(|time_ns| time_ns as f64 / outcome.elapsed_ns as f64);
+    let others = cores(
+        outcome.host.and_then(|host| Some(host.busy_ns.saturating_sub(host.harness_ns + host.server_ns?))),
+    );
+    let stolen = cores(outcome.host.map(|host| host.stolen_ns));
+    for (who, used) in [("other processes", others), ("the hypervisor", stolen)] {
+        if let Some(used) = used.filter(|used| *used > FOREIGN_CORES_MAX) {
+            notes.push(format!("disturbed: {who} took {used:.2} cores"));
+        }
+    }
     Phase {
         name: name.to_owned(),
         endpoint: endpoint.to_owned(),
@@ -171,7 +190,9 @@ pub(crate) fn phase(
         consumed: rates(outcome.totals.counters[1], seconds),
         latency,
         generator,
-        server_cpu_cores: outcome.server_cpu_ns.map(|cpu| cpu as f64 / outcome.elapsed_ns as f64),
+        server_cpu_cores: cores(outcome.host.and_then(|host| host.server_ns)),
+        other_cpu_cores: others,
+        stolen_cpu_cores: stolen,
         unsent_requests: outcome.ends.iter().map(|end| end.unsent).sum(),
         unanswered_requests: outcome.ends.iter().map(|end| end.unanswered).sum(),
         undelivered_records: outcome.undelivered,
@@ -189,13 +210,13 @@ fn judge(
     notes: &mut Vec<String>,
 ) {
     let saturated = generator.busiest_share + generator.starved_share >= BUSY_SHARE;
-    let late = latency.get("lag").is_some_and(|lag| lag.p99_ns > LAG_NS_MAX);
+    let late = |kind: &str| latency.get(kind).is_some_and(|lag| lag.p99_ns > LAG_NS_MAX);
     match pace {
         Some(Pace::Rate(rate)) => {
-            generator.bottleneck = saturated && late;
+            generator.bottleneck = late("own-lag");
             let reached =
                 outcome.totals.counters[0].records as f64 / (outcome.elapsed_ns as f64 / 1e9) / rate as f64;
-            if late && !saturated {
+            if late("lag") && !generator.bottleneck {
                 let how = if reached < RATE_REACHED { "did not keep up" } else { "stalled at times" };
                 notes.push(format!(
                     "the endpoint {how} ({:.1} % of the rate in time): requests waited for room in the in-flight window",
@@ -210,8 +231,15 @@ fn judge(
         None => generator.bottleneck = saturated,
     }
     if generator.bottleneck {
+        let idle_otherwise = generator.busiest_share + generator.starved_share < BUSY_SHARE;
+        let starved = generator.starved_share > STARVED_SHARE && idle_otherwise;
+        let why = if starved || generator.starved_share > generator.busiest_share {
+            "THE HOST HAD NO CORE LEFT FOR THE GENERATOR"
+        } else {
+            "THE GENERATOR WAS THE BOTTLENECK"
+        };
         notes.push(format!(
-            "THE GENERATOR WAS THE BOTTLENECK: its busiest thread ran {:.0} % of the time and waited for a core {:.0} %",
+            "{why}: its busiest thread ran {:.0} % of the time and waited for a core {:.0} %",
             generator.busiest_share * 100.0,
             generator.starved_share * 100.0
         ));

@@ -98,6 +98,7 @@ struct Line {
 struct Comparison<'a> {
     rounds: usize,
     lines: &'a [Line],
+    roofline_best: &'a Roofline,
     rooflines: &'a [Roofline],
     phases: &'a [Vec<Phase>],
 }
@@ -117,7 +118,7 @@ fn figures(phase: &Phase) -> Vec<(String, f64)> {
         ));
     }
     // Lag belongs to the generator, not to the endpoint.
-    for (kind, q) in phase.latency.iter().filter(|(kind, _)| *kind != "lag") {
+    for (kind, q) in phase.latency.iter().filter(|(kind, _)| !kind.ends_with("lag")) {
         for (quantile, value) in [("p50", q.p50_ns), ("p99", q.p99_ns), ("p99.9", q.p999_ns)] {
             out.push((format!("{kind} {quantile} ns"), value as f64));
         }
@@ -229,17 +230,18 @@ pub(crate) fn compare(command: &CompareCommand) -> Result<()> {
                 wanted: &command.workloads,
                 progress: false,
             };
-            let mut measured = suite.run()?;
-            attach(&mut measured, &roofline);
-            phases.push(measured);
+            phases.push(suite.run()?);
         }
         rooflines.push(roofline);
     }
+    let best = Roofline::best(&rooflines);
+    for measured in &mut phases {
+        attach(measured, &best);
+    }
     let lines = compare_lines(&phases, &order);
     let mut text = comparison_table(&lines, &order, command.rounds);
-    for (round, roofline) in rooflines.iter().enumerate() {
-        write!(text, "\nRound {}:\n\n{}", round + 1, roofline::table(roofline)).ok();
-    }
+    write!(text, "\nLimits, the best of {} measurements:\n\n{}", rooflines.len(), roofline::table(&best))
+        .ok();
     let notes: std::collections::BTreeSet<String> = phases
         .iter()
         .flatten()
@@ -250,8 +252,13 @@ pub(crate) fn compare(command: &CompareCommand) -> Result<()> {
     write!(text, "\n{}\n", notes.into_iter().collect::<Vec<_>>().join("\n")).ok();
     print!("{text}");
     save(&command.out, "report.md", &text)?;
-    let summary =
-        Comparison { rounds: command.rounds, lines: &lines, rooflines: &rooflines, phases: &phases };
+    let summary = Comparison {
+        rounds: command.rounds,
+        lines: &lines,
+        roofline_best: &best,
+        rooflines: &rooflines,
+        phases: &phases,
+    };
     write_json(&command.out.join("summary.json"), &summary)
 }
 
@@ -277,6 +284,8 @@ mod tests {
                 bottleneck: false,
             },
             server_cpu_cores: Some(cores),
+            other_cpu_cores: None,
+            stolen_cpu_cores: None,
             unsent_requests: 0,
             unanswered_requests: 0,
             undelivered_records: None,

@@ -194,7 +194,6 @@ impl Sink {
 
     fn run(mut self, stop: &AtomicBool, cpu_ns: &AtomicU64) -> Result<()> {
         let mut events: Vec<Ready> = Vec::new();
-        let mut turn = 0u32;
         while !stop.load(Ordering::Relaxed) {
             let timeout = if self.ready.is_empty() { SLEEP_NS_MAX } else { 0 };
             self.epoll.wait(timeout, &mut events).map_err(io_err("sink epoll"))?;
@@ -221,10 +220,7 @@ impl Sink {
                 self.write_out().map_err(io_err("sink write"))?;
             }
             self.group_commit().map_err(io_err("sink sync"))?;
-            turn = turn.wrapping_add(1);
-            if turn.is_multiple_of(64) || events.is_empty() {
-                cpu_ns.store(sys::thread_cpu_ns(), Ordering::Relaxed);
-            }
+            cpu_ns.store(sys::thread_cpu_ns(), Ordering::Relaxed);
         }
         Ok(())
     }

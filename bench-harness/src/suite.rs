@@ -112,17 +112,9 @@ pub(crate) fn attach(phases: &mut [Phase], roofline: &Roofline) {
         let closed = phase.latency.contains_key("service") && !phase.latency.contains_key("response");
         if let Some(rates) = phase.produced.as_ref().filter(|_| closed) {
             for sync in [false, true] {
-                // Several sinks of one shape: their median, as interleaved rounds measure it more than once.
-                let mut figures: Vec<f64> = roofline
-                    .sinks
-                    .iter()
-                    .filter(same)
-                    .filter(|s| s.sync == sync)
-                    .map(|s| s.gb_per_s)
-                    .collect();
-                if let Some(limit) = median(&mut figures) {
+                if let Some(sink) = roofline.sinks.iter().filter(same).find(|sink| sink.sync == sync) {
                     let name = if sync { "in sink with fdatasync" } else { "in sink" };
-                    phase.percent_of.insert(name.to_owned(), 100.0 * rates.gb_per_s / limit);
+                    phase.percent_of.insert(name.to_owned(), 100.0 * rates.gb_per_s / sink.gb_per_s);
                 }
             }
         }

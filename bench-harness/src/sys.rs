@@ -51,6 +51,18 @@ pub(crate) fn pid_cpu_ns(pid: u32) -> Option<u64> {
     Some(ticks * (1_000_000_000 / ticks_per_s))
 }
 
+/// Processor time of the whole host so far (busy, stolen by the hypervisor), in nanoseconds.
+pub(crate) fn host_cpu_ns() -> Option<(u64, u64)> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let ticks: Vec<u64> =
+        stat.lines().next()?.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
+    let [user, nice, system, _idle, _wait, irq, soft_irq, steal, ..] = ticks[..] else { return None };
+    // SAFETY: sysconf has no preconditions.
+    let ticks_per_s = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
+    let tick_ns = 1_000_000_000 / ticks_per_s;
+    Some(((user + nice + system + irq + soft_irq) * tick_ns, steal * tick_ns))
+}
+
 /// Pins the calling thread to one core.
 pub(crate) fn pin_thread(cpu: usize) -> io::Result<()> {
     assert!(cpu < libc::CPU_SETSIZE as usize, "core numbers are checked when flags are parsed");

@@ -103,6 +103,19 @@ pub(crate) struct Client {
     pub(crate) progress: bool,
 }
 
+/// Processor time inside the measured window, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct HostUse {
+    /// The server process, when its id was given.
+    pub(crate) server_ns: Option<u64>,
+    /// The harness.
+    pub(crate) harness_ns: u64,
+    /// All processes of the host.
+    pub(crate) busy_ns: u64,
+    /// Taken by the hypervisor.
+    pub(crate) stolen_ns: u64,
+}
+
 /// What a workload measured.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -112,8 +125,8 @@ pub(crate) struct Outcome {
     pub(crate) elapsed_ns: u64,
     /// One for each load thread.
     pub(crate) ends: Vec<LoadEnd>,
-    /// Processor time of the server inside the window, in nanoseconds.
-    pub(crate) server_cpu_ns: Option<u64>,
+    /// Processor time inside the window; `None` when the load ended before it.
+    pub(crate) host: Option<HostUse>,
     /// Whether the byte budget or the end of the log cut the window short.
     pub(crate) ended_early: bool,
     /// Records acknowledged and not seen by the consumers of an end-to-end run.
@@ -253,21 +266,33 @@ fn join(handles: Handles) -> Result<Vec<LoadEnd>> {
     handles.into_iter().map(|handle| handle.join().map_err(|_| protocol("a load thread panicked"))?).collect()
 }
 
-/// Reads the server's processor time at both ends of the window.
-fn watch_server(client: &Client, window: Window) -> Option<JoinHandle<Option<u64>>> {
-    let pid = client.server_pid?;
-    Some(std::thread::spawn(move || {
+/// Reads processor times at both ends of the window.
+fn watch_host(client: &Client, window: Window) -> JoinHandle<HostUse> {
+    let pid = client.server_pid;
+    std::thread::spawn(move || {
         let sleep_until =
             |time: u64| std::thread::sleep(Duration::from_nanos(time.saturating_sub(sys::now_ns())));
+        let read = || {
+            let (busy_ns, stolen_ns) = sys::host_cpu_ns().unwrap_or_default();
+            let harness_ns = sys::pid_cpu_ns(std::process::id()).unwrap_or_default();
+            HostUse { server_ns: pid.and_then(sys::pid_cpu_ns), harness_ns, busy_ns, stolen_ns }
+        };
         sleep_until(window.start_ns);
-        let before = sys::pid_cpu_ns(pid)?;
+        let before = read();
         sleep_until(window.end_ns);
-        Some(sys::pid_cpu_ns(pid)?.saturating_sub(before))
-    }))
+        let after = read();
+        HostUse {
+            server_ns: after.server_ns.zip(before.server_ns).map(|(end, start)| end.saturating_sub(start)),
+            harness_ns: after.harness_ns.saturating_sub(before.harness_ns),
+            busy_ns: after.busy_ns.saturating_sub(before.busy_ns),
+            stolen_ns: after.stolen_ns.saturating_sub(before.stolen_ns),
+        }
+    })
 }
 
-fn server_cpu(handle: Option<JoinHandle<Option<u64>>>) -> Option<u64> {
-    handle.and_then(|handle| handle.join().ok().flatten())
+/// The watcher's figures, unless the load ended before the window they cover.
+fn host_use(watcher: JoinHandle<HostUse>, ended_early: bool) -> Option<HostUse> {
+    if ended_early { None } else { watcher.join().ok() }
 }
 
 fn load_spec(load: &ProduceLoad, client: &Client, peer: Peer) -> Arc<LoadSpec> {
@@ -297,7 +322,7 @@ pub(crate) fn produce(
     let window = Window::soon(client.warmup, client.duration);
     let handles = spawn_producers(&spec, window, opened, client, &sender)?;
     drop(sender);
-    let server = watch_server(client, window);
+    let host = watch_host(client, window);
     let mut progress = Progress::new(client.progress, window);
     let totals =
         collect(handles.len(), &receiver, client.log.as_deref(), |totals, at| progress.show(totals, at));
@@ -308,7 +333,7 @@ pub(crate) fn produce(
         elapsed_ns: elapsed(window, &ends, ended_early),
         totals,
         ends,
-        server_cpu_ns: server_cpu(server),
+        host: host_use(host, ended_early),
         ended_early,
         undelivered: None,
         request_shape: Some(shape),
@@ -418,7 +443,7 @@ pub(crate) fn consume(
     let window = Window::soon(client.warmup, client.duration);
     let handles = spawn_consumers(&spec, window, opened, client, 0, &sender)?;
     drop(sender);
-    let server = watch_server(client, window);
+    let host = watch_host(client, window);
     let mut progress = Progress::new(client.progress, window);
     let totals =
         collect(handles.len(), &receiver, client.log.as_deref(), |totals, at| progress.show(totals, at));
@@ -430,7 +455,7 @@ pub(crate) fn consume(
         elapsed_ns: elapsed(window, &ends, ended_early),
         totals,
         ends,
-        server_cpu_ns: if ended_early { None } else { server_cpu(server) },
+        host: host_use(host, ended_early),
         ended_early,
         undelivered: None,
         request_shape: None,
@@ -458,7 +483,7 @@ pub(crate) fn end_to_end(
     let consumers = spawn_consumers(&fetch, window, consumed, client, producers.len(), &sender)?;
     drop(sender);
     let threads = producers.len() + consumers.len();
-    let server = watch_server(client, window);
+    let host = watch_host(client, window);
     let watcher = {
         // Tells the consumers how much there is to come, once the producers are through.
         let (goal, fetch) = (Arc::clone(&goal), Arc::clone(&fetch));
@@ -486,7 +511,7 @@ pub(crate) fn end_to_end(
         elapsed_ns: elapsed(window, &ends, ended_early),
         totals,
         ends,
-        server_cpu_ns: server_cpu(server),
+        host: host_use(host, ended_early),
         ended_early,
         undelivered: Some(undelivered),
         request_shape: Some(shape),
@@ -575,6 +600,8 @@ mod tests {
         let delayed = response.count_between(150_000_000, u64::MAX / 2);
         assert!(delayed >= 145, "only {delayed} requests show the stall");
         assert!(histogram(Kind::Service).max() <= response.max());
+        // The delay was the server's: what the generator added itself is less.
+        assert!(histogram(Kind::OwnLag).mean() < histogram(Kind::Lag).mean());
         assert_eq!(outcome.ends.iter().map(|end| end.unsent + end.unanswered).sum::<u64>(), 0);
         assert_eq!(server.join().unwrap(), 1_000);
     }

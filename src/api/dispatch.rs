@@ -9,15 +9,16 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{
     ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest,
-    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetForLeaderEpochRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable};
 
 use super::control::NodeInfo;
 use super::{
-    Call, ConnectionContext, Handled, Outcome, Refusal, api_versions, create_partitions, create_topics, delete_topics,
-    describe_cluster, describe_configs, describe_log_dirs, describe_topic_partitions, init_producer_id,
-    list_offsets, metadata, offset_for_leader_epoch,
+    Call, ConnectionContext, Handled, Outcome, Refusal, api_versions, create_partitions, create_topics,
+    delete_topics, describe_cluster, describe_configs, describe_log_dirs, describe_topic_partitions,
+    find_coordinator, init_producer_id, list_offsets, metadata, offset_for_leader_epoch,
 };
 use crate::catalog::{Catalog, CatalogChange};
 use crate::rt;
@@ -104,6 +105,13 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         api_table::OFFSET_FOR_LEADER_EPOCH => {
             let request: OffsetForLeaderEpochRequest = decode(call, body)?;
             Ok(encode(call, &offset_for_leader_epoch::respond(shard, request).await))
+        }
+        api_table::FIND_COORDINATOR => {
+            let request: FindCoordinatorRequest = decode(call, body)?;
+            Ok(encode(
+                call,
+                &find_coordinator::respond(&node_info(context, &catalog), &request, call.version),
+            ))
         }
         api_table::INIT_PRODUCER_ID => {
             let request: InitProducerIdRequest = decode(call, body)?;

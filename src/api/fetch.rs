@@ -43,7 +43,10 @@ pub(super) fn handle(context: &ConnectionContext, call: Call, body: &[u8]) -> Ou
 async fn answer(shard: &Rc<Shard>, call: Call, mut request: FetchRequest) -> Outgoing {
     // -2 is Kafka's debugging consumer; anything else below 0 or above is no consumer of ours.
     if request.replica_id >= 0 {
-        let refused = request.partitions.iter().map(|p| (p.clone(), PartitionRead::error(CLUSTER_AUTHORIZATION_FAILED)));
+        let refused = request
+            .partitions
+            .iter()
+            .map(|p| (p.clone(), PartitionRead::error(CLUSTER_AUTHORIZATION_FAILED)));
         return reply(call, CLUSTER_AUTHORIZATION_FAILED, 0, refused.collect());
     }
     let mut partitions = Vec::new();
@@ -123,7 +126,10 @@ async fn park(shard: &Rc<Shard>, items: Vec<WatchItem>, deadline: Instant) {
         }
         if core == shard.core {
             let shard = shard.clone();
-            waits.push(Box::pin(async move { watch(&shard, &mine, &Event::default()).await }));
+            waits.push(Box::pin(async move {
+                let never = Event::default();
+                watch(&shard, &mine, never.wait_past(never.generation())).await;
+            }));
             continue;
         }
         let id = next_watch_id(shard.core);
@@ -131,9 +137,10 @@ async fn park(shard: &Rc<Shard>, items: Vec<WatchItem>, deadline: Instant) {
         let receiver = shard
             .mesh
             .start_call(core, move |owner| {
+                // Opened before the task first runs: the cancellation may arrive before that.
+                let cancel = owner.open_watch(id);
                 Box::pin(async move {
-                    let cancel = owner.open_watch(id);
-                    watch(&owner, &mine, &cancel).await;
+                    watch(&owner, &mine, cancel.wait_past(0)).await;
                     owner.close_watch(id);
                 })
             })
@@ -173,9 +180,8 @@ fn reply(
 ) -> Outgoing {
     let mut skeleton = Vec::with_capacity(96 + results.len() * 64);
     let start = header::begin_response(&mut skeleton, call.api_key, call.version, call.correlation_id);
-    let same_topic = |a: &(FetchPartition, PartitionRead), b: &(FetchPartition, PartitionRead)| {
-        a.0.topic == b.0.topic
-    };
+    let same_topic =
+        |a: &(FetchPartition, PartitionRead), b: &(FetchPartition, PartitionRead)| a.0.topic == b.0.topic;
     let topic_count = results.chunk_by(same_topic).count();
     let mut encoder =
         FetchResponseEncoder::begin(&mut skeleton, call.version, 0, error_code, session_id, topic_count);
@@ -199,6 +205,7 @@ fn reply(
     let records_bytes = encoder.finish();
     header::patch_frame_size(&mut skeleton, start, records_bytes);
     let payloads = results.drain(..).zip(cuts);
-    let inserts = payloads.filter_map(|((_, read), cut)| read.payload.map(|payload| (cut, payload))).collect();
+    let inserts =
+        payloads.filter_map(|((_, read), cut)| read.payload.map(|payload| (cut, payload))).collect();
     Outgoing { skeleton, inserts, close: false }
 }

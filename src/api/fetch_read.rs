@@ -12,9 +12,9 @@ use crate::net::Payload;
 use crate::partition::{Partition, Watched, wait_for_data};
 use crate::shard::{Lease, Shard};
 use crate::storage::{LogError, ReadOutcome};
-use crate::sync::Event;
-use crate::wire::fetch::FetchPartition;
+use crate::sync::Wait;
 use crate::wire::TopicKey;
+use crate::wire::fetch::FetchPartition;
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 const CORRUPT_MESSAGE: i16 = 2;
@@ -169,8 +169,7 @@ async fn read_far(owner: &Rc<Shard>, wanted: Vec<(usize, Wanted)>, mut budget: B
     let mut reads = Vec::with_capacity(wanted.len());
     for (at, wanted) in wanted {
         let (head, outcome) = read_one(owner, &wanted, &mut budget).await;
-        let lease =
-            (head.size_bytes > 0).then(|| owner.leases.lend(owner.core, outcome.slices, &owner.mesh));
+        let lease = (head.size_bytes > 0).then(|| owner.leases.lend(owner.core, outcome.slices, &owner.mesh));
         reads.push(FarRead { at, head, lease });
     }
     reads
@@ -267,8 +266,8 @@ impl WatchItem {
     }
 }
 
-/// Resolves when one of the partitions, all of this core, has news or is gone, or `cancel` fires.
-pub(super) async fn watch(shard: &Rc<Shard>, items: &[WatchItem], cancel: &Event) {
+/// Resolves when one of the partitions, all of this core, has news or is gone, or `cancel` resolves.
+pub(super) async fn watch(shard: &Rc<Shard>, items: &[WatchItem], cancel: Wait<'_>) {
     let mut watched = Vec::with_capacity(items.len());
     for item in items {
         match shard.partition(item.topic_id, item.partition) {

@@ -29,9 +29,7 @@ pub(super) async fn respond(shard: &Rc<Shard>, request: &InitProducerIdRequest) 
         return refused(ResponseError::TransactionalIdAuthorizationFailed);
     }
     match next_id(shard).await {
-        Some(id) => {
-            InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0)
-        }
+        Some(id) => InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0),
         None => refused(ResponseError::CoordinatorNotAvailable),
     }
 }

@@ -42,7 +42,11 @@ impl Found {
     }
 }
 
-pub(super) async fn respond(shard: &Rc<Shard>, request: ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
+pub(super) async fn respond(
+    shard: &Rc<Shard>,
+    request: ListOffsetsRequest,
+    version: i16,
+) -> ListOffsetsResponse {
     let catalog = shard.catalog();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
@@ -75,7 +79,9 @@ async fn ask(shard: &Rc<Shard>, topic_id: Uuid, partition: &ListOffsetsPartition
     let (timestamp, epoch) = (partition.timestamp, partition.current_leader_epoch);
     shard
         .mesh
-        .call(owner, move |owner| Box::pin(async move { look_up(&owner, topic_id, index, timestamp, epoch).await }))
+        .call(owner, move |owner| {
+            Box::pin(async move { look_up(&owner, topic_id, index, timestamp, epoch).await })
+        })
         .await
         .unwrap_or(Found::error(KAFKA_STORAGE_ERROR))
 }

@@ -17,11 +17,12 @@ pub mod describe_topic_partitions;
 mod dispatch;
 mod fetch;
 mod fetch_read;
+mod find_coordinator;
 mod init_producer_id;
 mod list_offsets;
 pub mod metadata;
 mod offset_for_leader_epoch;
-mod produce;
+pub(crate) mod produce;
 
 use std::cell::Cell;
 use std::future::Future;
@@ -51,7 +52,7 @@ impl ConnectionContext {
 
     /// One log line per connection about requests that cannot be answered.
     fn complain(&self, what: &str) {
-        if !self.complained.replace(true) {
+        if !self.complained.replace(true) && self.shard.may_complain() {
             tracing::warn!("connection closed: {what}");
         }
     }

@@ -7,19 +7,21 @@
 //! It must not look into batches; the partition validates.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Call, ConnectionContext, Handled, Outcome};
+use super::{Call, ConnectionContext, Handled, Outcome, Refusal};
+use crate::catalog::{Catalog, Topic};
 use crate::net::{Frame, FrameBuffer, Outgoing};
 use crate::partition::ProduceOutcome;
 use crate::shard::Shard;
-use crate::storage::AckResult;
+use crate::storage::{AckResult, Incoming, Landing};
 use crate::sync::Pending;
-use crate::wire::api_table::PRODUCE_SERVED_MIN;
-use crate::wire::produce::{ProduceRequest, ProduceResult, encode_response};
-use crate::wire::{TopicKey, TopicRef};
+use crate::wire::api_table::{self, PRODUCE, PRODUCE_SERVED_MIN};
+use crate::wire::produce::{self, Peek, ProducePartition, ProduceRequest, ProduceResult, encode_response};
+use crate::wire::{RequestHeader, TopicKey, TopicRef};
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const INVALID_REQUIRED_ACKS: i16 = 21;
@@ -28,6 +30,9 @@ const INVALID_TXN_STATE: i16 = 48;
 const KAFKA_STORAGE_ERROR: i16 = 56;
 const INVALID_RECORD: i16 = 87;
 const UNKNOWN_TOPIC_ID: i16 = 100;
+
+/// Bytes behind the records of a frame that is received in place (tagged fields).
+const LANDING_TRAILER_BYTES_MAX: usize = 64;
 
 /// Produce versions from which zstd may be used (KIP-110).
 const ZSTD_SINCE: i16 = 7;
@@ -68,6 +73,9 @@ pub(super) async fn handle(
     header_size: usize,
 ) -> Outcome {
     let shard = &context.shard;
+    if let Frame::Landed { head, records_at, landing } = frame {
+        return handle_landed(shard, call, head, header_size, records_at, landing).await;
+    }
     let (acks, mut entries) = plan(shard, call, &frame.bytes()[header_size..], header_size)?;
     let remotes = send_away(shard, call, &mut frame, &mut entries, acks).await;
     let taken = frame.bytes().is_empty();
@@ -76,7 +84,7 @@ pub(super) async fn handle(
         let (outcome, durable) = match shard.partition(entry.topic_id, entry.partition) {
             Some(partition) => {
                 let bytes = &mut frame.bytes()[entry.range.clone()];
-                partition.produce(bytes, acks, call.version >= ZSTD_SINCE).await
+                partition.produce(Incoming::Frame(bytes), acks, call.version >= ZSTD_SINCE).await
             }
             None => (gone(), None),
         };
@@ -92,60 +100,139 @@ fn gone() -> ProduceOutcome {
 }
 
 /// Resolves topics and owners; entries that cannot be appended get their outcome here.
-fn plan(
-    shard: &Shard,
-    call: Call,
-    body: &[u8],
-    body_start: usize,
-) -> Result<(i16, Vec<Entry>), crate::wire::WireError> {
+fn plan(shard: &Shard, call: Call, body: &[u8], body_start: usize) -> Result<(i16, Vec<Entry>), Refusal> {
     let mut partitions = Vec::new();
     let request = ProduceRequest::decode(body, call.version, &mut partitions)?;
-    let refusal = refuse_all(call, &request);
+    let refusal = refuse_all(call, request.acks, request.transactional_id);
     let catalog = shard.catalog();
-    let entries = partitions.into_iter().map(|partition| {
-        let found = match partition.topic {
-            TopicRef::Name(name) => catalog.topic(name),
-            TopicRef::Id(id) => catalog.topic_by_id(id),
-        };
-        let topic = match (&partition.topic, found) {
-            (TopicRef::Name(_), Some(topic)) => TopicKey::Name(Arc::clone(&topic.name)),
-            (topic, _) => topic.to_key(),
-        };
-        let range = partition.records.map(|range| range.start + body_start..range.end + body_start);
-        let outcome = match (&refusal, found, &range) {
-            (Some(refusal), ..) => Some(refusal.clone()),
-            (None, None, _) if matches!(topic, TopicKey::Id(_)) => {
-                Some(ProduceOutcome::error(UNKNOWN_TOPIC_ID, "This server does not host this topic ID."))
-            }
-            (None, None, _) => Some(gone()),
-            (None, Some(topic), _) if topic.partition(partition.partition).is_none() => Some(gone()),
-            (None, Some(_), None) => Some(ProduceOutcome::error(INVALID_RECORD, "there are no records")),
-            _ => None,
-        };
-        let topic_id = found.map_or(Uuid::nil(), |topic| topic.id);
-        Entry {
-            topic,
-            topic_id,
-            topic_index: partition.topic_index,
-            partition: partition.partition,
-            range: range.unwrap_or_default(),
-            owner: shard.owner_of(topic_id, partition.partition.max(0)),
-            outcome,
-            durable: None,
-        }
+    let entries = partitions.into_iter().map(|mut partition| {
+        let shift = |range: Range<usize>| range.start + body_start..range.end + body_start;
+        partition.records = partition.records.map(shift);
+        resolve(shard, &catalog, refusal.as_ref(), partition)
     });
     Ok((request.acks, entries.collect()))
 }
 
-fn refuse_all(call: Call, request: &ProduceRequest<'_>) -> Option<ProduceOutcome> {
+fn resolve(
+    shard: &Shard,
+    catalog: &Catalog,
+    refusal: Option<&ProduceOutcome>,
+    partition: ProducePartition<'_>,
+) -> Entry {
+    let found = find_topic(catalog, partition.topic);
+    let topic = match (&partition.topic, found) {
+        (TopicRef::Name(_), Some(topic)) => TopicKey::Name(Arc::clone(&topic.name)),
+        (topic, _) => topic.to_key(),
+    };
+    let outcome = match (refusal, found, &partition.records) {
+        (Some(refusal), ..) => Some(refusal.clone()),
+        (None, None, _) if matches!(topic, TopicKey::Id(_)) => {
+            Some(ProduceOutcome::error(UNKNOWN_TOPIC_ID, "This server does not host this topic ID."))
+        }
+        (None, None, _) => Some(gone()),
+        (None, Some(topic), _) if topic.partition(partition.partition).is_none() => Some(gone()),
+        (None, Some(_), None) => Some(ProduceOutcome::error(INVALID_RECORD, "there are no records")),
+        _ => None,
+    };
+    let topic_id = found.map_or(Uuid::nil(), |topic| topic.id);
+    Entry {
+        topic,
+        topic_id,
+        topic_index: partition.topic_index,
+        partition: partition.partition,
+        range: partition.records.unwrap_or_default(),
+        owner: shard.owner_of(topic_id, partition.partition.max(0)),
+        outcome,
+        durable: None,
+    }
+}
+
+fn find_topic<'a>(catalog: &'a Catalog, topic: TopicRef<'_>) -> Option<&'a Arc<Topic>> {
+    match topic {
+        TopicRef::Name(name) => catalog.topic(name),
+        TopicRef::Id(id) => catalog.topic_by_id(id),
+    }
+}
+
+/// Where the records of a large frame go, if they can be received in place.
+pub(crate) struct LandingPlan {
+    /// The memory for the records.
+    pub(crate) landing: Landing,
+    /// Position of the first record byte in the frame.
+    pub(crate) records_at: usize,
+}
+
+/// Tells from the first bytes of a frame of `frame_size` bytes whether it is a produce request for one
+/// partition of this core, and reserves tail memory for its records.
+pub(crate) fn plan_landing(shard: &Shard, head: &[u8], frame_size: usize) -> Option<LandingPlan> {
+    let header = RequestHeader::parse(head).ok()?;
+    if header.api_key != PRODUCE || !api_table::is_supported(PRODUCE, header.api_version) {
+        return None;
+    }
+    let Peek::Single(single) = produce::peek_single(&head[header.header_size..], header.api_version) else {
+        return None;
+    };
+    let records_at = header.header_size + single.records_start;
+    let records_end = records_at.checked_add(single.records_len)?;
+    if records_end > frame_size || frame_size - records_end > LANDING_TRAILER_BYTES_MAX {
+        return None;
+    }
+    let catalog = shard.catalog();
+    let topic = find_topic(&catalog, single.topic)?;
+    let landing = shard.partition(topic.id, single.partition)?.log.landing(single.records_len)?;
+    Some(LandingPlan { landing, records_at })
+}
+
+/// A request whose records were received in place; `head` is the frame without them.
+async fn handle_landed(
+    shard: &Rc<Shard>,
+    call: Call,
+    head: &[u8],
+    header_size: usize,
+    records_at: usize,
+    landing: Landing,
+) -> Outcome {
+    let Peek::Single(single) = produce::peek_single(&head[header_size..records_at], call.version) else {
+        return Err(Refusal::Malformed);
+    };
+    if !produce::is_single_trailer(&head[records_at..], call.version) {
+        return Err(Refusal::Malformed);
+    }
+    let refusal = refuse_all(call, single.acks, single.transactional_id);
+    let partition = ProducePartition {
+        topic: single.topic,
+        topic_index: 0,
+        partition: single.partition,
+        records: Some(0..0),
+    };
+    let mut entry = resolve(shard, &shard.catalog(), refusal.as_ref(), partition);
+    if entry.outcome.is_none() {
+        // The topic may have been deleted while its bytes were on their way.
+        let (outcome, durable) = match shard.partition(entry.topic_id, entry.partition) {
+            Some(partition) => {
+                partition.produce(Incoming::Landed(landing), single.acks, call.version >= ZSTD_SINCE).await
+            }
+            None => (gone(), None),
+        };
+        entry.outcome = Some(outcome);
+        entry.durable = durable;
+    }
+    let (shard, acks) = (shard.clone(), single.acks);
+    Ok(Handled::Making(Box::pin(async move { finish(&shard, call, acks, vec![entry], Vec::new()).await })))
+}
+
+fn refuse_all(call: Call, acks: i16, transactional_id: Option<&str>) -> Option<ProduceOutcome> {
     if call.version < PRODUCE_SERVED_MIN {
         // Advertised from 0, because librdkafka disables compression otherwise (KAFKA-18659).
-        return Some(ProduceOutcome::error(UNSUPPORTED_VERSION, "Produce versions 0 to 2 are not supported."));
+        return Some(ProduceOutcome::error(
+            UNSUPPORTED_VERSION,
+            "Produce versions 0 to 2 are not supported.",
+        ));
     }
-    if !matches!(request.acks, -1..=1) {
+    if !matches!(acks, -1..=1) {
         return Some(ProduceOutcome::error(INVALID_REQUIRED_ACKS, "acks must be 0, 1 or -1"));
     }
-    if request.transactional_id.is_some() {
+    if transactional_id.is_some() {
         return Some(ProduceOutcome::error(INVALID_TXN_STATE, "transactions are not supported"));
     }
     None
@@ -209,7 +296,7 @@ fn pack(frame: &[u8], parcels: &mut [Parcel]) -> FrameBuffer {
 
 /// On the owner's core: appends in order, then waits for durability.
 async fn deliver(
-    shard: std::rc::Rc<Shard>,
+    shard: Rc<Shard>,
     parcels: Vec<Parcel>,
     mut buffer: FrameBuffer,
     acks: i16,
@@ -218,7 +305,9 @@ async fn deliver(
     let mut appended = Vec::with_capacity(parcels.len());
     for parcel in parcels {
         let (outcome, durable) = match shard.partition(parcel.topic_id, parcel.partition) {
-            Some(partition) => partition.produce(&mut buffer[parcel.range], acks, allow_zstd).await,
+            Some(partition) => {
+                partition.produce(Incoming::Frame(&mut buffer[parcel.range]), acks, allow_zstd).await
+            }
             None => (gone(), None),
         };
         appended.push((parcel.entry, outcome, durable));

@@ -35,9 +35,11 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(flags) => serve::run(&flags),
-        Command::Config { flags, format } => match flags.sources().map_err(|text| vec![text]).and_then(|sources| {
-            config::load(&sources).map_err(|error| error.problems)
-        }) {
+        Command::Config { flags, format } => match flags
+            .sources()
+            .map_err(|text| vec![text])
+            .and_then(|sources| config::load(&sources).map_err(|error| error.problems))
+        {
             Ok(loaded) => {
                 print!("{}", config::render(format, Some(&loaded.config)));
                 ExitCode::SUCCESS

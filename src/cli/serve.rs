@@ -20,9 +20,10 @@ use crate::net;
 use crate::preflight;
 use crate::rt;
 use crate::shard::{
-    CleanMark, CleanPartition, Control, Job, Mesh, Shard, ShardSetup, build_mesh, open_shard, read_clean_mark,
-    write_clean_mark,
+    CleanMark, CleanPartition, Control, Job, Mesh, Shard, ShardSetup, build_mesh, open_shard,
+    read_clean_mark, write_clean_mark,
 };
+use crate::storage::probe_disk;
 
 /// Submission queue entries of each core's ring.
 const RING_DEPTH: usize = 1024;
@@ -43,7 +44,8 @@ pub(super) fn run(flags: &ConfigFlags) -> ExitCode {
 }
 
 fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
-    let loaded = config::load(&flags.sources().map_err(|text| vec![text])?).map_err(|error| error.problems)?;
+    let loaded =
+        config::load(&flags.sources().map_err(|text| vec![text])?).map_err(|error| error.problems)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -153,7 +155,8 @@ fn open_catalog(config: &BrokerConfig) -> Result<OpenedCatalog, Vec<String>> {
     if clean.is_none() && catalog.topic_count() > 0 {
         // A new reign: bytes behind a cut keep an older epoch than what is appended from now on.
         tracing::warn!("the last stop was not clean: recovering, with a new leader epoch");
-        catalog = catalog.apply(&[CatalogChange::BumpLeaderEpoch]).map_err(|error| vec![error.to_string()])?;
+        catalog =
+            catalog.apply(&[CatalogChange::BumpLeaderEpoch]).map_err(|error| vec![error.to_string()])?;
         store.commit(&catalog).map_err(|error| vec![format!("the catalog cannot be written: {error}")])?;
     }
     Ok((store, Arc::new(catalog), Arc::new(clean.unwrap_or_default())))
@@ -181,6 +184,11 @@ async fn run_core(
     addresses: Vec<SocketAddr>,
     ready: flume::Sender<Result<(), String>>,
 ) -> CoreOutcome {
+    if let Err(error) = probe_disk(&setup.config.data_dir).await {
+        let text = format!("{}: direct I/O failed: {error}", setup.config.data_dir.display());
+        let _ = ready.send(Err(text.clone()));
+        return Err(text);
+    }
     let shard = match open_shard(setup) {
         Ok(shard) => shard,
         Err(error) => {
@@ -211,7 +219,9 @@ async fn run_core(
     drop(ready);
     shard.stop.wait_until(|| shard.is_stopping()).await;
     drain(&shard).await;
-    Ok(shard.close_logs().await)
+    let closed = shard.close_logs().await;
+    rt::quiesce().await;
+    Ok(closed)
 }
 
 /// Waits until the last connection is gone, up to the bound.

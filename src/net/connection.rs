@@ -20,10 +20,12 @@ use glommio::net::TcpStream;
 use super::frame_pool::FrameBuffer;
 use super::send::send_all;
 use crate::api;
-use crate::limits::{PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX, READ_BUFFER_BYTES_MIN};
+use crate::limits::{
+    LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX, READ_BUFFER_BYTES_MIN,
+};
 use crate::rt;
 use crate::shard::{Lease, Shard};
-use crate::storage::Slice;
+use crate::storage::{Landing, Slice};
 use crate::sync::Event;
 
 /// Replies are collected into one send up to this size, bytes.
@@ -44,6 +46,17 @@ impl Socket {
         poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buffer)).await
     }
 
+    async fn read_exact(&self, buffer: &mut [u8]) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.read(&mut buffer[filled..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => filled += count,
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until the socket takes some of `bytes`.
     pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)).await
@@ -62,6 +75,15 @@ pub enum Frame<'a> {
     /// A buffer of its own, of which the first `usize` bytes are the frame; may be taken and sent to
     /// another core, which leaves it empty; whoever takes it gives it back to the pool.
     Large(&'a mut FrameBuffer, usize),
+    /// A produce request whose records were received in place.
+    Landed {
+        /// The frame without the records.
+        head: &'a mut Vec<u8>,
+        /// Where the records were, in the frame.
+        records_at: usize,
+        /// The records.
+        landing: Landing,
+    },
 }
 
 impl Frame<'_> {
@@ -71,6 +93,7 @@ impl Frame<'_> {
             Frame::Small(bytes) => bytes,
             Frame::Large(buffer, _) if buffer.is_empty() => &mut [],
             Frame::Large(buffer, size) => &mut buffer[..*size],
+            Frame::Landed { head, .. } => head,
         }
     }
 }
@@ -150,6 +173,8 @@ async fn read_requests(
 ) -> io::Result<()> {
     let mut buffer = vec![0; READ_BUFFER_BYTES_MIN];
     let (mut start, mut end) = (0, 0);
+    // After a large frame another one is likely: only its first bytes are read before its place is known.
+    let mut peek = false;
     let limit = shard.config.request_bytes_max.max(0) as usize;
     let context = api::ConnectionContext::new(shard.clone(), listener);
     loop {
@@ -166,14 +191,21 @@ async fn read_requests(
         end -= start;
         start = 0;
         if let Some(size) = frame_size(&buffer[..end], limit)? {
-            if 4 + size > READ_BUFFER_BYTES_MAX {
+            let large = 4 + size > READ_BUFFER_BYTES_MAX;
+            if large && (end > LARGE_FRAME_PEEK_BYTES / 2 || end == 4 + size) {
+                peek = true;
                 read_large(&context, socket, pipeline, &buffer[4..end], size).await?;
                 end = 0;
                 continue;
             }
-            grow(&mut buffer, 4 + size);
+            if !large {
+                peek = false;
+                grow(&mut buffer, 4 + size);
+            }
         }
-        let count = socket.read(&mut buffer[end..]).await?;
+        let limit = if peek { LARGE_FRAME_PEEK_BYTES.max(end + 1) } else { buffer.len() };
+        let limit = limit.min(buffer.len());
+        let count = socket.read(&mut buffer[end..limit]).await?;
         if count == 0 {
             return Ok(());
         }
@@ -210,17 +242,14 @@ async fn read_large(
     head: &[u8],
     size: usize,
 ) -> io::Result<()> {
+    if let Some(plan) = api::produce::plan_landing(&context.shard, head, size) {
+        return read_landing(context, socket, pipeline, head, size, plan).await;
+    }
     let frames = &context.shard.frames;
     let mut frame = frames.take(size).await;
     frame[..head.len()].copy_from_slice(head);
     let outcome = async {
-        let mut filled = head.len();
-        while filled < size {
-            match socket.read(&mut frame[filled..size]).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => filled += count,
-            }
-        }
+        socket.read_exact(&mut frame[head.len()..size]).await?;
         dispatch(context, pipeline, Frame::Large(&mut frame, size), size).await
     }
     .await;
@@ -228,6 +257,30 @@ async fn read_large(
         frames.put(frame);
     }
     outcome
+}
+
+/// Receives a produce request's records straight into the tail memory of their partition.
+async fn read_landing(
+    context: &api::ConnectionContext,
+    socket: &Rc<Socket>,
+    pipeline: &Rc<Pipeline>,
+    head: &[u8],
+    size: usize,
+    plan: api::produce::LandingPlan,
+) -> io::Result<()> {
+    let api::produce::LandingPlan { mut landing, records_at } = plan;
+    let records_end = records_at + landing.len();
+    // Nothing behind the frame was read: the caller stops at its end.
+    let early = head.len().min(records_end) - records_at;
+    let records = landing.bytes();
+    records[..early].copy_from_slice(&head[records_at..records_at + early]);
+    socket.read_exact(&mut records[early..]).await?;
+    let mut rest = head[..records_at].to_vec();
+    rest.extend_from_slice(head.get(records_end..).unwrap_or_default());
+    let have = rest.len();
+    rest.resize(size - (records_end - records_at), 0);
+    socket.read_exact(&mut rest[have..]).await?;
+    dispatch(context, pipeline, Frame::Landed { head: &mut rest, records_at, landing }, size).await
 }
 
 async fn dispatch(

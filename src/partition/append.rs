@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::Partition;
 use crate::config::TimestampType;
 use crate::rt;
-use crate::storage::{AckResult, AppendError, Durability, LogError};
+use crate::storage::{AckResult, AppendError, Durability, Incoming, LogError};
 use crate::sync::Pending;
 use crate::wire::record_batch::{self, AppendLimits};
 use crate::wire::records;
@@ -66,15 +66,15 @@ fn log_error(error: &LogError) -> ProduceOutcome {
 }
 
 impl Partition {
-    /// Validates and appends the one batch in `bytes` (patched in place); the second part of the answer
+    /// Validates and appends the one batch in `incoming` (patched in place); the second part of the answer
     /// resolves when the batch is as durable as `acks` (0, 1 or -1) asks for, and is absent on errors.
     pub async fn produce(
         self: &Rc<Self>,
-        bytes: &mut [u8],
+        incoming: Incoming<'_>,
         acks: i16,
         allow_zstd: bool,
     ) -> (ProduceOutcome, Option<Pending<AckResult>>) {
-        match self.try_produce(bytes, acks, allow_zstd).await {
+        match self.try_produce(incoming, acks, allow_zstd).await {
             Ok((outcome, durable)) => (outcome, Some(durable)),
             Err(outcome) => (outcome, None),
         }
@@ -82,7 +82,7 @@ impl Partition {
 
     async fn try_produce(
         self: &Rc<Self>,
-        bytes: &mut [u8],
+        mut incoming: Incoming<'_>,
         acks: i16,
         allow_zstd: bool,
     ) -> Result<(ProduceOutcome, Pending<AckResult>), ProduceOutcome> {
@@ -101,10 +101,10 @@ impl Partition {
             let text = format!("min.insync.replicas is {}, in sync is 1", config.min_insync_replicas);
             return Err(ProduceOutcome::error(NOT_ENOUGH_REPLICAS, text));
         }
-        let mut batch = record_batch::validate_for_append(bytes, &limits)
+        let mut batch = record_batch::validate_for_append(incoming.bytes(), &limits)
             .map_err(|error| ProduceOutcome::error(error.kafka_code(), error.to_string()))?;
         if config.cleanup_policy.compact {
-            match records::has_record_without_key(bytes) {
+            match records::has_record_without_key(incoming.bytes()) {
                 Ok(false) => {}
                 Ok(true) => {
                     let text = "compacted topics cannot accept records without a key";
@@ -115,11 +115,11 @@ impl Partition {
         }
         let stamp = if log_append_time { now_ms } else { -1 };
         if log_append_time {
-            record_batch::patch_log_append_time(bytes, now_ms);
+            record_batch::patch_log_append_time(incoming.bytes(), now_ms);
             batch.max_timestamp = now_ms;
         }
         let durability = if acks == -1 { Durability::Flushed } else { Durability::Written };
-        let appended = self.log.append(bytes, batch, self.leader_epoch(), durability, stamp).await;
+        let appended = self.log.append(incoming, batch, self.leader_epoch(), durability, stamp).await;
         match appended {
             Ok(appended) => Ok((
                 ProduceOutcome {
@@ -134,7 +134,10 @@ impl Partition {
             Err(AppendError::Log(error)) => Err(log_error(&error)),
             Err(AppendError::OutOfOrderSequence) => Err(ProduceOutcome::error(
                 OUT_OF_ORDER_SEQUENCE_NUMBER,
-                format!("producer {}: sequence {} is not the next one", batch.producer_id, batch.base_sequence),
+                format!(
+                    "producer {}: sequence {} is not the next one",
+                    batch.producer_id, batch.base_sequence
+                ),
             )),
             Err(AppendError::FencedProducer) => Err(ProduceOutcome::error(
                 INVALID_PRODUCER_EPOCH,

@@ -4,12 +4,13 @@
 //! Invariant: a watermark that moved between the read and the wait is seen, because the wait compares
 //! with what the read saw. It must not read.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
 use super::Partition;
-use crate::sync::Event;
+use crate::sync::Wait;
 
 /// A partition and the high watermark that the fetch saw.
 pub struct Watched {
@@ -26,18 +27,16 @@ impl Watched {
     }
 }
 
-/// Resolves when one of `watched` has a higher watermark than was seen, or failed, or `cancel` fires.
-pub async fn wait_for_data(watched: &[Watched], cancel: &Event) {
-    let cancelled_at = cancel.generation();
-    poll_fn(|cx| {
-        if cancel.generation() != cancelled_at || watched.iter().any(Watched::moved) {
-            return Poll::Ready(());
-        }
-        for one in watched {
-            one.partition.log.watermark_event().register(cx.waker());
-        }
-        cancel.register(cx.waker());
-        Poll::Pending
+/// Resolves when one of `watched` has a higher watermark than was seen, or failed, or `cancel` resolves.
+pub async fn wait_for_data(watched: &[Watched], cancel: Wait<'_>) {
+    let events = watched.iter().map(|one| one.partition.log.watermark_event());
+    let mut waits: Vec<_> = events.map(|event| event.wait_past(event.generation())).chain([cancel]).collect();
+    if watched.iter().any(Watched::moved) {
+        return;
+    }
+    poll_fn(|cx| match waits.iter_mut().any(|wait| Pin::new(wait).poll(cx).is_ready()) {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
     })
     .await;
 }

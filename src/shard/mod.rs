@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::catalog::{Catalog, Topic, owner_core};
 use crate::config::{BrokerConfig, TopicConfig};
+use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX};
 use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
 use crate::rt;
@@ -58,6 +59,7 @@ pub struct Shard {
     watches: RefCell<HashMap<u64, Rc<Event>>>,
     stopping: Cell<bool>,
     connections: Cell<usize>,
+    complaints: Cell<(i64, u32)>,
 }
 
 /// Size and end of one partition's log (`DescribeLogDirs`).
@@ -157,7 +159,7 @@ impl Shard {
         }
     }
 
-    /// Registers a wait that another core may cancel.
+    /// Registers a wait that another core may cancel: the event, not fired yet (generation 0).
     pub fn open_watch(&self, id: u64) -> Rc<Event> {
         let event = Rc::new(Event::default());
         self.watches.borrow_mut().insert(id, event.clone());
@@ -200,6 +202,18 @@ impl Shard {
         }
     }
 
+    /// Whether one more line about a peer's mistake may be logged: peers must not be able to fill a disk.
+    pub fn may_complain(&self) -> bool {
+        let now_s = rt::wall_ms() / 1000;
+        let (since_s, count) = self.complaints.get();
+        if (now_s - since_s).abs() >= COMPLAINT_WINDOW_S {
+            self.complaints.set((now_s, 1));
+            return true;
+        }
+        self.complaints.set((since_s, count.saturating_add(1)));
+        count < COMPLAINTS_PER_WINDOW_MAX
+    }
+
     /// Connections open on this core.
     pub fn connection_count(&self) -> usize {
         self.connections.get()
@@ -233,7 +247,11 @@ impl Shard {
                 continue;
             }
             if let Some((base_offset, summary)) = partition.log.active_summary() {
-                clean.push(CleanPartition { key: (partition.topic_id, partition.index), base_offset, summary });
+                clean.push(CleanPartition {
+                    key: (partition.topic_id, partition.index),
+                    base_offset,
+                    summary,
+                });
             }
         }
         (!failed).then_some(clean)
@@ -245,7 +263,8 @@ pub fn kafka_uuid(id: Uuid) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut out = String::with_capacity(22);
     for group in id.as_bytes().chunks(3) {
-        let word = group.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        let word =
+            group.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
         for digit in 0..=group.len() {
             out.push(ALPHABET[(word >> (18 - 6 * digit)) as usize & 63] as char);
         }

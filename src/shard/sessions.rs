@@ -145,8 +145,13 @@ impl Sessions {
                 _ => return 0,
             };
         }
-        let mut session =
-            Session { epoch: 1, partitions: Vec::new(), positions: HashMap::new(), start: 0, used_ms: now_ms };
+        let mut session = Session {
+            epoch: 1,
+            partitions: Vec::new(),
+            positions: HashMap::new(),
+            start: 0,
+            used_ms: now_ms,
+        };
         for fetch in partitions {
             session.put(fetch);
         }

@@ -52,7 +52,8 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
     let cores = setup.mesh.cores();
     let disk = Rc::new(DmaDisk);
     let pool_directory = setup.config.data_dir.join("pool").join(format!("core-{}", setup.core));
-    let pool = SegmentPool::open(disk.clone(), &pool_directory, setup.config.segment_pool_bytes / cores as u64)?;
+    let pool =
+        SegmentPool::open(disk.clone(), &pool_directory, setup.config.segment_pool_bytes / cores as u64)?;
     let resources = LogResources { disk, pool, cache: TailCache::new(setup.tail_bytes) };
     let shard = Rc::new(Shard {
         core: setup.core,
@@ -69,6 +70,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         watches: RefCell::default(),
         stopping: Cell::new(false),
         connections: Cell::new(0),
+        complaints: Cell::new((0, 0)),
     });
     for topic in setup.catalog.topics() {
         let failure = RefCell::new(None);
@@ -77,7 +79,8 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
             let clean = setup.clean.get(&(topic.id, index)).map(|(base, summary)| (*base, summary));
             let epoch = topic.partition(index).map_or(0, |partition| partition.leader_epoch);
             recover(&directory, clean, epoch).unwrap_or_else(|error| {
-                *failure.borrow_mut() = Some(format!("{}: cannot be recovered: {error}", directory.display()));
+                *failure.borrow_mut() =
+                    Some(format!("{}: cannot be recovered: {error}", directory.display()));
                 Recovered::default()
             })
         });
@@ -92,7 +95,12 @@ impl Shard {
     /// Prepares segment files in the background.
     pub async fn fill_pool(self: Rc<Self>) {
         let target = self.config.segment_pool_bytes / self.mesh.cores() as u64;
-        if let Err(error) = self.resources.pool.prefill(target).await {
+        let filled = self.resources.pool.prefill(target);
+        let stopped = async {
+            self.stop.wait_until(|| self.is_stopping()).await;
+            Ok(())
+        };
+        if let Err(error) = futures_lite::future::or(filled, stopped).await {
             tracing::warn!("segment files cannot be prepared: {error}");
         }
     }

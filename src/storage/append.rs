@@ -11,12 +11,13 @@ use std::rc::Rc;
 use super::disk::DiskFile;
 use super::group_commit::AckResult;
 use super::index::SegmentSummary;
+use super::landing::Incoming;
 use super::log::{Log, LogError, LogState, NextFile};
 use super::producers::SequenceCheck;
 use super::segment::{Segment, file_name, index_file_name};
 use super::segment_pool::PoolFile;
 use super::tail::{block_ceil, block_floor};
-use crate::limits::{PARTITION_BACKLOG_BYTES_MAX, SEGMENT_EXTENT_MAX, SEGMENT_EXTENT_MIN};
+use crate::limits::{BLOCK_SIZE, PARTITION_BACKLOG_BYTES_MAX, SEGMENT_EXTENT_MAX, SEGMENT_EXTENT_MIN};
 use crate::rt;
 use crate::sync::Pending;
 use crate::wire::record_batch::{self, BatchInfo};
@@ -62,13 +63,13 @@ enum Room {
 }
 
 impl Log {
-    /// Appends one validated batch; `bytes` get their offset and leader epoch patched.
+    /// Appends one validated batch; its bytes get their offset and leader epoch patched.
     ///
     /// `log_append_time_ms` is -1 unless the topic stamps batches. Appends are admitted in call order;
     /// when the log's backlog is full the call waits.
     pub async fn append(
         self: &Rc<Self>,
-        bytes: &mut [u8],
+        incoming: Incoming<'_>,
         batch: BatchInfo,
         leader_epoch: i32,
         durability: Durability,
@@ -77,9 +78,9 @@ impl Log {
         let ticket = self.ticket_next.get();
         self.ticket_next.set(ticket + 1);
         self.progress.wait_until(|| self.ticket_serving.get() == ticket).await;
-        let admitted = self.ensure_room(bytes.len() as u64).await;
+        let admitted = self.ensure_room(incoming.size_bytes() as u64).await;
         let outcome = match admitted {
-            Ok(()) => self.append_now(bytes, batch, leader_epoch, durability, log_append_time_ms),
+            Ok(()) => self.append_now(incoming, batch, leader_epoch, durability, log_append_time_ms),
             Err(error) => Err(AppendError::Log(error)),
         };
         self.ticket_serving.set(ticket + 1);
@@ -91,7 +92,7 @@ impl Log {
 
     fn append_now(
         self: &Rc<Self>,
-        bytes: &mut [u8],
+        mut incoming: Incoming<'_>,
         batch: BatchInfo,
         leader_epoch: i32,
         durability: Durability,
@@ -115,8 +116,8 @@ impl Log {
                 }
             }
             let base_offset = state.log_end_offset;
-            record_batch::patch(bytes, base_offset, leader_epoch);
-            let (position, allocated) = state.place(bytes, &batch, leader_epoch, log_append_time_ms);
+            record_batch::patch(incoming.bytes(), base_offset, leader_epoch);
+            let (position, allocated) = state.place(incoming, &batch, leader_epoch, log_append_time_ms);
             let log_end_offset = state.log_end_offset;
             state.commit.note_append(position, log_end_offset, flush_for_ack);
             let unflushed = log_end_offset - state.commit.high_watermark();
@@ -339,7 +340,9 @@ impl Log {
                     log.advance_written();
                 }
                 Err(error) => {
-                    log.fail(LogError::Failed(format!("cannot name segment {}: {error}", to.display()).into()));
+                    log.fail(LogError::Failed(
+                        format!("cannot name segment {}: {error}", to.display()).into(),
+                    ));
                 }
             }
         });
@@ -406,7 +409,7 @@ impl LogState {
     /// the tail memory that was allocated.
     fn place(
         &mut self,
-        bytes: &[u8],
+        mut incoming: Incoming<'_>,
         batch: &BatchInfo,
         leader_epoch: i32,
         log_append_time_ms: i64,
@@ -417,7 +420,13 @@ impl LogState {
         }
         let active = self.segments.back().cloned().expect("room was made in an active segment");
         active.index.borrow_mut().note(base_offset, active.size_bytes.get(), active.max_timestamp.get());
-        let allocated = self.tail.append(&active, bytes);
+        let lead = (active.size_bytes.get() % BLOCK_SIZE as u64) as usize;
+        let allocated = match &incoming {
+            Incoming::Landed(landing) if landing.lead() == lead => {
+                self.tail.adopt(&active, landing.share(), lead, landing.len())
+            }
+            _ => self.tail.append(&active, incoming.bytes()),
+        };
         active.max_timestamp.set(active.max_timestamp.get().max(batch.max_timestamp));
         let next_offset = base_offset + i64::from(batch.last_offset_delta) + 1;
         active.next_offset.set(next_offset);

@@ -55,16 +55,28 @@ impl IoBuf {
         unsafe { std::slice::from_raw_parts(self.start.add(from), to - from) }
     }
 
-    /// Shortens what a write of this buffer covers; only when nobody else holds it.
-    pub fn trim(&mut self, size: usize) -> bool {
+    /// Shortens what a write of this buffer covers, not what it holds; only when nobody else has it.
+    pub fn trim_write(&mut self, size: usize) -> bool {
         match Rc::get_mut(&mut self.dma) {
             Some(dma) => {
                 dma.trim_to_size(size);
-                self.capacity = size;
                 true
             }
             None => false,
         }
+    }
+
+    /// The bytes `[from, to)` to be filled; only while nobody else has the buffer.
+    pub fn bytes_mut(&mut self, from: usize, to: usize) -> &mut [u8] {
+        assert!(from <= to && to <= self.capacity);
+        assert!(Rc::strong_count(&self.dma) == 1, "the buffer is shared");
+        // SAFETY: inside the buffer, nobody else holds it, and the borrow of `self` keeps it so.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), to - from) }
+    }
+
+    /// Another handle on the same memory.
+    pub fn share(&self) -> IoBuf {
+        IoBuf { dma: self.dma.clone(), start: self.start, capacity: self.capacity }
     }
 
     /// The memory as the disk wants it.

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
 use super::disk::{Disk, DiskFile, IoFuture};
+use crate::rt::blocking as off_core;
 
 /// Direct I/O through this core's io_uring.
 pub struct DmaDisk;
@@ -22,10 +23,6 @@ struct OpenFile {
 
 fn plain<T>(result: Result<T, glommio::GlommioError<()>>) -> io::Result<T> {
     result.map_err(io::Error::from)
-}
-
-async fn off_core<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    glommio::executor().spawn_blocking(work).await
 }
 
 impl DiskFile for OpenFile {
@@ -54,8 +51,19 @@ impl DiskFile for OpenFile {
     }
 
     fn truncate(&self, size: u64) -> IoFuture<()> {
+        use std::os::fd::AsRawFd;
         let file = self.file.clone();
-        Box::pin(async move { plain(file.truncate(size).await) })
+        Box::pin(async move {
+            let fd = file.as_raw_fd();
+            let outcome = off_core(move || {
+                // SAFETY: plain system call on a descriptor that `file` keeps open until it returns.
+                let code = unsafe { libc::ftruncate(fd, size as i64) };
+                if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+            })
+            .await;
+            drop(file);
+            outcome
+        })
     }
 
     fn reserve(&self, from: u64, size: u64) -> IoFuture<()> {
@@ -73,6 +81,28 @@ impl DiskFile for OpenFile {
             outcome
         })
     }
+}
+
+/// Lets glommio find out whether this device can be polled for completions; once per core, before any
+/// other file is opened.
+///
+/// glommio probes with a read of the first file it opens and remembers the answer for the device. A read
+/// of an empty or unwritten file never reaches the device, succeeds, and makes glommio busy-poll a device
+/// that cannot be polled: one core at 100 % and every flush, which runs on a kernel worker of the same
+/// core, starved. So it is given a block that is really on the disk.
+pub async fn probe(data_dir: &Path) -> io::Result<()> {
+    use std::io::Write;
+    let path = data_dir.join(format!("meta/.probe-{:?}", std::thread::current().id()));
+    let written = path.clone();
+    off_core(move || {
+        let mut file = fs::File::create(&written)?;
+        file.write_all(&[1; crate::limits::BLOCK_SIZE])?;
+        file.sync_all()
+    })
+    .await?;
+    let file = plain(OpenOptions::new().read(true).write(true).dma_open(&path).await)?;
+    plain(file.close().await)?;
+    off_core(move || fs::remove_file(path)).await
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

@@ -120,7 +120,8 @@ impl Commit {
     }
 
     fn release_waiters(&mut self) {
-        for (queue, reached) in [(&mut self.await_write, self.written), (&mut self.await_flush, self.flushed)] {
+        for (queue, reached) in [(&mut self.await_write, self.written), (&mut self.await_flush, self.flushed)]
+        {
             while queue.front().is_some_and(|first| first.position <= reached) {
                 if let Some(waiter) = queue.pop_front() {
                     waiter.promise.fill(Ok(()));
@@ -236,7 +237,8 @@ impl Log {
 
     fn flush_done(self: &Rc<Self>, target: u64, outcome: std::io::Result<()>) {
         if let Err(error) = outcome {
-            let text = format!("{}: flush up to log position {target} failed: {error}", self.directory.display());
+            let text =
+                format!("{}: flush up to log position {target} failed: {error}", self.directory.display());
             self.fail(LogError::Failed(text.into()));
             return;
         }

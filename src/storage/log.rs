@@ -106,6 +106,8 @@ pub struct Log {
     pub(super) watermark: Event,
     pub(super) ticket_next: Cell<u64>,
     pub(super) ticket_serving: Cell<u64>,
+    /// Bytes of batches that are being received in place for this log.
+    pub(super) landing_bytes: Cell<u64>,
     pub(super) directory_made: Cell<bool>,
     pub(super) metadata_file: RefCell<Option<Vec<u8>>>,
 }
@@ -160,6 +162,7 @@ impl Log {
             watermark: Event::default(),
             ticket_next: Cell::new(0),
             ticket_serving: Cell::new(0),
+            landing_bytes: Cell::new(0),
             metadata_file: RefCell::new(Some(metadata_file)),
         })
     }

@@ -82,7 +82,8 @@ impl Producers {
         if batch.producer_id < 0 || batch.is_control() {
             return;
         }
-        if self.entries.len() >= PRODUCERS_PER_PARTITION_MAX && !self.entries.contains_key(&batch.producer_id) {
+        if self.entries.len() >= PRODUCERS_PER_PARTITION_MAX && !self.entries.contains_key(&batch.producer_id)
+        {
             self.drop_oldest();
         }
         let entry = self.entries.entry(batch.producer_id).or_insert_with(|| ProducerEntry {

@@ -115,7 +115,8 @@ impl Recovered {
             self.producers = Producers::restore(&scan.summary.producers);
         }
         for (batch, base_offset) in &scan.batches {
-            let stamp = if batch.timestamp_type() == TimestampType::LogAppendTime { batch.max_timestamp } else { -1 };
+            let stamp =
+                if batch.timestamp_type() == TimestampType::LogAppendTime { batch.max_timestamp } else { -1 };
             self.producers.note(batch, *base_offset, stamp, crate::rt::wall_ms());
         }
         self.reports.extend(scan.reports.iter().cloned());
@@ -158,7 +159,12 @@ fn load_segment(
     let file = File::options().read(true).write(true).open(path)?;
     let file_size = file.metadata()?.len();
     if is_last && let Some((_, summary)) = clean.filter(|(base, _)| *base == base_offset) {
-        return Ok(Scan { summary: summary.clone(), from_file: true, batches: Vec::new(), reports: Vec::new() });
+        return Ok(Scan {
+            summary: summary.clone(),
+            from_file: true,
+            batches: Vec::new(),
+            reports: Vec::new(),
+        });
     }
     let indexed = std::fs::read(directory.join(index_file_name(base_offset)))
         .ok()
@@ -251,7 +257,9 @@ impl<'a> Scanner<'a> {
         if at + BATCH_HEADER_SIZE as u64 > self.file_size {
             return Ok(None);
         }
-        let Ok(batch) = record_batch::parse_header(self.bytes(at, BATCH_HEADER_SIZE)?) else { return Ok(None) };
+        let Ok(batch) = record_batch::parse_header(self.bytes(at, BATCH_HEADER_SIZE)?) else {
+            return Ok(None);
+        };
         let size = batch.size_bytes as usize;
         if at + size as u64 > self.file_size {
             return Ok(None);

@@ -79,7 +79,9 @@ impl Log {
     /// removes its directory.
     pub async fn delete(self: &Rc<Self>, unique: &str) {
         self.fail(LogError::Deleted);
-        self.progress.wait_until(|| self.state.borrow().commit.in_flight.iter().all(|write| write.done)).await;
+        self.progress
+            .wait_until(|| self.state.borrow().commit.in_flight.iter().all(|write| write.done))
+            .await;
         let graveyard: PathBuf = self.directory.with_file_name(format!("{}.{unique}-delete", self.name));
         if !self.directory_made.get() {
             return;

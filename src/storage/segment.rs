@@ -53,7 +53,12 @@ pub fn index_file_name(base_offset: i64) -> String {
 
 impl Segment {
     /// A segment over a file that is open already.
-    pub fn new(base_offset: i64, base_position: u64, path: PathBuf, file: Option<Rc<dyn DiskFile>>) -> Segment {
+    pub fn new(
+        base_offset: i64,
+        base_position: u64,
+        path: PathBuf,
+        file: Option<Rc<dyn DiskFile>>,
+    ) -> Segment {
         Segment {
             base_offset,
             base_position,

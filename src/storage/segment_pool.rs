@@ -60,7 +60,9 @@ impl SegmentPool {
             let size_bytes = entry.metadata()?.len();
             match entry.file_name().to_str().and_then(parse_name) {
                 Some((number, stale_end))
-                    if stale_end < i64::MAX && files.len() < POOL_FILES_MAX && pooled_bytes + size_bytes <= capacity_bytes =>
+                    if stale_end < i64::MAX
+                        && files.len() < POOL_FILES_MAX
+                        && pooled_bytes + size_bytes <= capacity_bytes =>
                 {
                     next_number = next_number.max(number + 1);
                     pooled_bytes += size_bytes;

@@ -58,7 +58,9 @@ impl Log {
     pub async fn read(self: &Rc<Self>, offset: i64, max_bytes: usize) -> Result<ReadOutcome, LogError> {
         let located = self.locate(offset, max_bytes)?;
         match located {
-            Located::Nothing(position) => Ok(ReadOutcome { end_position: position, ..ReadOutcome::default() }),
+            Located::Nothing(position) => {
+                Ok(ReadOutcome { end_position: position, ..ReadOutcome::default() })
+            }
             Located::Memory(outcome) => Ok(outcome),
             Located::Disk(target) => {
                 let segment = target.segment.clone();
@@ -99,7 +101,12 @@ impl Log {
         }
     }
 
-    async fn read_disk(self: &Rc<Self>, target: Target, offset: i64, max_bytes: usize) -> io::Result<ReadOutcome> {
+    async fn read_disk(
+        self: &Rc<Self>,
+        target: Target,
+        offset: i64,
+        max_bytes: usize,
+    ) -> io::Result<ReadOutcome> {
         let file = target.segment.file(&self.disk).await?;
         let mut at = target.from;
         let wanted = max_bytes.clamp(1, COLD_READ_BYTES);
@@ -120,7 +127,10 @@ impl Log {
                 }
                 Walk::Further { from, need } => {
                     if need == 0 && from == 0 {
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, "no batch where one should be"));
+                        return Err(io::Error::new(
+                            io::ErrorKind::InvalidData,
+                            "no batch where one should be",
+                        ));
                     }
                     at += from as u64;
                     if at >= target.limit {
@@ -133,7 +143,12 @@ impl Log {
     }
 
     /// Copies `[from, from + size)` of a segment's bytes, fewer at its end.
-    async fn copy_range(self: &Rc<Self>, segment: &Rc<Segment>, from: u64, size: usize) -> io::Result<Vec<u8>> {
+    async fn copy_range(
+        self: &Rc<Self>,
+        segment: &Rc<Segment>,
+        from: u64,
+        size: usize,
+    ) -> io::Result<Vec<u8>> {
         let size = size.min(segment.size_bytes.get().saturating_sub(from) as usize);
         let mut out = vec![0; size];
         if self.state.borrow().tail.peek(segment.base_position + from, &mut out) {
@@ -157,10 +172,15 @@ impl Log {
         for segment in candidates {
             let from = segment.index.borrow().floor_timestamp(target_ms).map_or(0, |entry| entry.position);
             let found = self
-                .walk_batches(&segment, from, |batch| batch.max_timestamp >= target_ms, |bytes| {
-                    records::find_timestamp(bytes, target_ms)
-                        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
-                })
+                .walk_batches(
+                    &segment,
+                    from,
+                    |batch| batch.max_timestamp >= target_ms,
+                    |bytes| {
+                        records::find_timestamp(bytes, target_ms)
+                            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+                    },
+                )
                 .await?;
             if found.is_some() {
                 return Ok(found);
@@ -182,11 +202,16 @@ impl Log {
             Some((_, top)) if top < 0 => Ok(None),
             Some((segment, top)) => {
                 let from = segment.index.borrow().floor_timestamp(top).map_or(0, |entry| entry.position);
-                self.walk_batches(&segment, from, |batch| batch.max_timestamp >= top, |bytes| {
-                    records::max_timestamp_record(bytes)
-                        .map(Some)
-                        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
-                })
+                self.walk_batches(
+                    &segment,
+                    from,
+                    |batch| batch.max_timestamp >= top,
+                    |bytes| {
+                        records::max_timestamp_record(bytes)
+                            .map(Some)
+                            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+                    },
+                )
                 .await
             }
             None => Ok(None),
@@ -212,7 +237,8 @@ impl Log {
                     return Ok(None);
                 }
                 if wanted(&batch) {
-                    let bytes = self.copy_range(segment, at + inside as u64, batch.size_bytes as usize).await?;
+                    let bytes =
+                        self.copy_range(segment, at + inside as u64, batch.size_bytes as usize).await?;
                     if let Some((offset, timestamp)) = open(&bytes)? {
                         return Ok((offset < high_watermark).then_some((offset, timestamp)));
                     }
@@ -254,7 +280,9 @@ impl LogState {
         });
         let hinted = self.hints.iter().find(|(known, _)| *known == offset).map(|(_, position)| *position);
         let from = match hinted {
-            Some(p) if (segment.base_position..segment.end_position()).contains(&p) => p - segment.base_position,
+            Some(p) if (segment.base_position..segment.end_position()).contains(&p) => {
+                p - segment.base_position
+            }
             _ => floor.position,
         };
         let watermark = self.commit.high_watermark_position().saturating_sub(segment.base_position);
@@ -338,7 +366,9 @@ fn walk_window(window: &[u8], offset: i64, max_bytes: usize) -> io::Result<Walk>
     let mut found: Option<usize> = None;
     loop {
         let Some(header) = window.get(at..at + BATCH_HEADER_SIZE) else {
-            return Ok(found.map_or(Walk::Further { from: at, need: BATCH_HEADER_SIZE }, |from| Walk::Found { from, to: at }));
+            return Ok(found.map_or(Walk::Further { from: at, need: BATCH_HEADER_SIZE }, |from| {
+                Walk::Found { from, to: at }
+            }));
         };
         let batch = match (record_batch::parse_header(header), found) {
             (Ok(batch), _) => batch,
@@ -355,7 +385,9 @@ fn walk_window(window: &[u8], offset: i64, max_bytes: usize) -> io::Result<Walk>
             None if batch.last_offset() < offset => {}
             None if next > window.len() => return Ok(Walk::Further { from: at, need: size }),
             None => found = Some(at),
-            Some(from) if next > window.len() || next - from > max_bytes => return Ok(Walk::Found { from, to: at }),
+            Some(from) if next > window.len() || next - from > max_bytes => {
+                return Ok(Walk::Found { from, to: at });
+            }
             Some(_) => {}
         }
         at = next;

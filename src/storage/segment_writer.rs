@@ -42,12 +42,9 @@ impl Log {
                 if state.failed.is_some() {
                     return;
                 }
-                state.plan_write()
+                state.plan_write(self.landing_bytes.get() > 0)
             };
-            let Some((planned, freed)) = planned else { return };
-            if freed > 0 {
-                self.cache.discharge(freed);
-            }
+            let Some(planned) = planned else { return };
             let log = self.clone();
             rt::spawn(async move {
                 let outcome = planned.file.write(planned.buffer, planned.position).await;
@@ -58,7 +55,8 @@ impl Log {
 
     fn write_done(self: &Rc<Self>, end: u64, outcome: std::io::Result<()>) {
         if let Err(error) = outcome {
-            let text = format!("{}: write before log position {end} failed: {error}", self.directory.display());
+            let text =
+                format!("{}: write before log position {end} failed: {error}", self.directory.display());
             self.fail(LogError::Failed(text.into()));
             return;
         }
@@ -81,26 +79,29 @@ impl Log {
 }
 
 impl LogState {
-    /// The next write that may be issued, and tail memory that its trimming freed.
-    fn plan_write(&mut self) -> Option<(Planned, usize)> {
+    /// The next write that may be issued. `landing`: more bytes are being received right now.
+    fn plan_write(&mut self, landing: bool) -> Option<Planned> {
         if self.commit.in_flight.len() >= WRITE_DEPTH_MAX {
             return None;
         }
+        let active = self.segments.back()?;
         let chunks = self.tail.chunks_mut();
-        let first_unissued = chunks.iter().rposition(|chunk| chunk.issued == chunk.filled).map_or(0, |at| at + 1);
+        let first_unissued =
+            chunks.iter().rposition(|chunk| chunk.issued == chunk.filled).map_or(0, |at| at + 1);
         let chunk = chunks.get_mut(first_unissued)?;
         let from = block_floor(chunk.issued as u64) as usize;
         let block_start = chunk.start() + from as u64;
         let overlaps = self.commit.in_flight.iter().any(|write| !write.done && write.block_end > block_start);
-        let idle = self.commit.in_flight.iter().all(|write| write.done);
-        if overlaps || (!chunk.closed && !idle) {
+        if overlaps {
             return None;
         }
+        let idle = self.commit.in_flight.iter().all(|write| write.done);
+        let to = write_end(chunk, from, idle, landing, Rc::ptr_eq(&chunk.segment, active))?;
         // The file of an active segment is always open; a sealed one has nothing left to write.
         let file = chunk.segment.open_file()?;
-        let end = chunk.end();
-        let (buffer, position, freed) = plan_buffer(chunk, from);
-        chunk.issued = chunk.filled;
+        let end = chunk.start() + to as u64;
+        let (buffer, position) = plan_buffer(chunk, from, to);
+        chunk.issued = to;
         let segment = chunk.segment.clone();
         self.commit.in_flight.push_back(InFlight {
             end,
@@ -108,28 +109,44 @@ impl LogState {
             segment,
             done: false,
         });
-        Some((Planned { buffer, file, position, end }, freed))
+        Some(Planned { buffer, file, position, end })
     }
 }
 
+/// Up to where the chunk may be written now; `None` when it should wait for more bytes.
+fn write_end(chunk: &Chunk, from: usize, idle: bool, landing: bool, active: bool) -> Option<usize> {
+    let whole = block_floor(chunk.filled as u64) as usize;
+    let worthwhile = whole.saturating_sub(from) >= DIRECT_WRITE_BYTES_MIN;
+    if chunk.closed && (whole == chunk.filled || !active) {
+        return Some(chunk.filled);
+    }
+    // The last, partly filled block is better written with what follows it: as part of it, the write of
+    // the next batch need not wait for this one.
+    if chunk.closed && worthwhile && (landing || !idle) {
+        return Some(whole);
+    }
+    idle.then_some(chunk.filled)
+}
+
 /// Chooses between the chunk's own memory and a bounce copy of its dirty blocks.
-fn plan_buffer(chunk: &mut Chunk, from: usize) -> (Rc<glommio::io::DmaBuffer>, u64, usize) {
+fn plan_buffer(chunk: &mut Chunk, from: usize, to: usize) -> (Rc<glommio::io::DmaBuffer>, u64) {
     let capacity = chunk.buffer.capacity();
-    let full = chunk.filled == capacity;
-    let padded = chunk.filled.next_multiple_of(BLOCK_SIZE);
+    let padded = to.next_multiple_of(BLOCK_SIZE);
     let dirty = padded - from;
-    if full && dirty * 2 >= capacity {
-        return (chunk.buffer.dma(), chunk.file_position, 0);
+    if to == capacity && dirty * 2 >= capacity {
+        return (chunk.buffer.dma(), chunk.file_position);
     }
     if from == 0 && dirty >= DIRECT_WRITE_BYTES_MIN {
-        chunk.buffer.zero(chunk.filled, padded);
-        if chunk.buffer.trim(padded) {
+        if to == chunk.filled {
+            chunk.buffer.zero(chunk.filled, padded);
+        }
+        if chunk.buffer.trim_write(padded) {
             chunk.closed = true;
-            return (chunk.buffer.dma(), chunk.file_position, 0);
+            return (chunk.buffer.dma(), chunk.file_position);
         }
     }
     let bounce = IoBuf::allocate(dirty);
-    bounce.put(0, chunk.buffer.bytes(from, chunk.filled));
-    bounce.zero(chunk.filled - from, dirty);
-    (bounce.dma(), chunk.file_position + from as u64, 0)
+    bounce.put(0, chunk.buffer.bytes(from, to));
+    bounce.zero(to - from, dirty);
+    (bounce.dma(), chunk.file_position + from as u64)
 }

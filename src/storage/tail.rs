@@ -101,29 +101,46 @@ impl Tail {
         let keep = (end - file_position) as usize;
         let wanted = (keep + expected_bytes).next_power_of_two().clamp(self.next_capacity, CHUNK_SIZE_MAX);
         let buffer = IoBuf::allocate(wanted);
-        if keep > 0 {
-            match self.chunks.back().filter(|last| Rc::ptr_eq(&last.segment, segment)) {
-                Some(last) => {
-                    let from = (file_position - last.file_position) as usize;
-                    buffer.put(0, last.buffer.bytes(from, last.filled));
-                }
-                None => {
-                    assert_eq!(self.partial.len(), keep, "the last block's bytes were lost");
-                    buffer.put(0, &self.partial);
-                }
-            }
-        }
-        self.partial = Vec::new();
-        let chunk = Chunk {
-            segment: segment.clone(),
-            file_position,
-            buffer,
-            filled: keep,
-            issued: keep,
-            closed: false,
-        };
-        self.chunks.push_back(chunk);
+        let issued = self.hand_over(segment, &buffer, keep);
+        let segment = segment.clone();
+        self.chunks.push_back(Chunk { segment, file_position, buffer, filled: keep, issued, closed: false });
         wanted
+    }
+
+    /// Makes a received batch the next chunk; it must begin `lead` bytes into `buffer`, where the log's
+    /// last block has as many bytes. Returns the memory that now belongs to the tail.
+    pub fn adopt(&mut self, segment: &Rc<Segment>, buffer: IoBuf, lead: usize, len: usize) -> usize {
+        let end = segment.size_bytes.get();
+        let file_position = block_floor(end);
+        assert_eq!((end - file_position) as usize, lead);
+        let issued = self.hand_over(segment, &buffer, lead);
+        segment.size_bytes.set(end + len as u64);
+        let capacity = buffer.capacity();
+        let (segment, filled) = (segment.clone(), lead + len);
+        self.chunks.push_back(Chunk { segment, file_position, buffer, filled, issued, closed: true });
+        capacity
+    }
+
+    /// Copies the last block's `keep` bytes to the front of the next chunk's `buffer`, and with them the
+    /// duty to write what the last chunk has not issued of them. Returns the bytes already issued.
+    fn hand_over(&mut self, segment: &Rc<Segment>, buffer: &IoBuf, keep: usize) -> usize {
+        let last = self.chunks.back_mut().filter(|last| Rc::ptr_eq(&last.segment, segment));
+        let issued = match last {
+            Some(last) => {
+                last.closed = true;
+                let from = last.filled - keep;
+                buffer.put(0, last.buffer.bytes(from, last.filled));
+                last.filled = last.filled.min(last.issued.max(from));
+                last.issued.saturating_sub(from).min(keep)
+            }
+            None => {
+                assert_eq!(self.partial.len(), keep, "the last block's bytes were lost");
+                buffer.put(0, &self.partial);
+                keep
+            }
+        };
+        self.partial = Vec::new();
+        issued
     }
 
     /// Ends the open chunk, because its segment ends.

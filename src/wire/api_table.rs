@@ -25,6 +25,8 @@ pub const FETCH: i16 = 1;
 pub const LIST_OFFSETS: i16 = 2;
 /// Api key of Metadata.
 pub const METADATA: i16 = 3;
+/// Api key of FindCoordinator.
+pub const FIND_COORDINATOR: i16 = 10;
 /// Api key of ApiVersions.
 pub const API_VERSIONS: i16 = 18;
 /// Api key of CreateTopics.
@@ -60,6 +62,7 @@ pub const SUPPORTED: &[ApiRange] = &[
     range(FETCH, 4, 18, "Fetch"),
     range(LIST_OFFSETS, 1, 10, "ListOffsets"),
     range(METADATA, 0, 13, "Metadata"),
+    range(FIND_COORDINATOR, 0, 6, "FindCoordinator"),
     range(API_VERSIONS, 0, 4, "ApiVersions"),
     range(CREATE_TOPICS, 2, 7, "CreateTopics"),
     range(DELETE_TOPICS, 1, 6, "DeleteTopics"),

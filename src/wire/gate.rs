@@ -93,6 +93,9 @@ const METADATA_REQUEST: &[Field] = &[
     from(8, BOOL),
 ];
 
+const FIND_COORDINATOR_REQUEST: &[Field] =
+    &[within(0, 3, Kind::Str), from(1, I8), from(4, Kind::Array(Element::Str))];
+
 const API_VERSIONS_REQUEST: &[Field] = &[from(3, Kind::Str), from(3, Kind::Str)];
 
 const CREATE_TOPICS_ASSIGNMENT: &[Field] = &[all(I32), all(Kind::Array(I32_ELEMENT))];
@@ -150,6 +153,7 @@ fn schema(api_key: i16) -> Option<&'static [Field]> {
     Some(match api_key {
         LIST_OFFSETS => LIST_OFFSETS_REQUEST,
         METADATA => METADATA_REQUEST,
+        FIND_COORDINATOR => FIND_COORDINATOR_REQUEST,
         API_VERSIONS => API_VERSIONS_REQUEST,
         CREATE_TOPICS => CREATE_TOPICS_REQUEST,
         DELETE_TOPICS => DELETE_TOPICS_REQUEST,

@@ -14,7 +14,13 @@ pub fn batch(tag: &str, count: usize, value_size: usize) -> Vec<u8> {
 }
 
 /// The same, from an idempotent producer.
-pub fn idempotent(tag: &str, count: usize, value_size: usize, producer: (i64, i16), sequence: i32) -> Vec<u8> {
+pub fn idempotent(
+    tag: &str,
+    count: usize,
+    value_size: usize,
+    producer: (i64, i16),
+    sequence: i32,
+) -> Vec<u8> {
     builder(tag, count, value_size).producer(producer.0, producer.1, sequence).build()
 }
 

@@ -239,7 +239,8 @@ impl Broker {
     pub fn cpu_seconds(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("proc");
         let (_, fields) = stat.rsplit_once(')').expect("stat");
-        let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().expect("ticks")).sum();
+        let ticks: u64 =
+            fields.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().expect("ticks")).sum();
         // SAFETY: a plain query.
         let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
         ticks as f64 / per_second as f64

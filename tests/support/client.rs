@@ -11,12 +11,15 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
+use kafka_protocol::messages::offset_for_leader_epoch_request::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, CreateTopicsRequest, DeleteTopicsRequest,
-    FetchRequest, FetchResponse, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse,
-    OffsetForLeaderEpochRequest, ProduceRequest, ProduceResponse, RequestHeader, ResponseHeader, TopicName,
+    FetchRequest, FetchResponse, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    MetadataResponse, OffsetForLeaderEpochRequest, ProduceRequest, ProduceResponse, RequestHeader,
+    ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 
@@ -150,7 +153,8 @@ impl Client {
 
     /// Deletes a topic; fails the test when that is refused.
     pub fn delete(&mut self, topic: &str) {
-        let request = DeleteTopicsRequest::default().with_topic_names(vec![name(topic)]).with_timeout_ms(30_000);
+        let request =
+            DeleteTopicsRequest::default().with_topic_names(vec![name(topic)]).with_timeout_ms(30_000);
         let response = self.call(4, &request).expect("an answer");
         assert_eq!(response.responses[0].error_code, 0, "delete {topic}");
     }
@@ -158,10 +162,12 @@ impl Client {
     /// Metadata of some topics.
     pub fn metadata(&mut self, topics: &[&str]) -> MetadataResponse {
         let topics = topics.iter().map(|topic| {
-            kafka_protocol::messages::metadata_request::MetadataRequestTopic::default().with_name(Some(name(topic)))
+            kafka_protocol::messages::metadata_request::MetadataRequestTopic::default()
+                .with_name(Some(name(topic)))
         });
-        let request =
-            MetadataRequest::default().with_topics(Some(topics.collect())).with_allow_auto_topic_creation(false);
+        let request = MetadataRequest::default()
+            .with_topics(Some(topics.collect()))
+            .with_allow_auto_topic_creation(false);
         self.call(9, &request).expect("metadata")
     }
 
@@ -194,7 +200,13 @@ impl Client {
     }
 
     /// Produces one batch: error code and base offset.
-    pub fn produce(&mut self, topic: &str, partition: i32, acks: i16, batch: &[u8]) -> io::Result<(i16, i64)> {
+    pub fn produce(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        acks: i16,
+        batch: &[u8],
+    ) -> io::Result<(i16, i64)> {
         let id = self.send_produce(topic, partition, acks, batch)?;
         self.produced(id)
     }
@@ -254,7 +266,8 @@ impl Client {
         let mut found = Vec::new();
         let mut at = offset;
         loop {
-            let read = self.fetch(topic, partition, at, 0).map_err(|error| format!("fetch at {at}: {error}"))?;
+            let read =
+                self.fetch(topic, partition, at, 0).map_err(|error| format!("fetch at {at}: {error}"))?;
             if read.error != 0 {
                 return Err(format!("fetch at offset {at}: error {}", read.error));
             }
@@ -263,7 +276,9 @@ impl Client {
                 Some(last) if last.info.next_offset() > at => at = last.info.next_offset(),
                 Some(_) => return Err(format!("a fetch at offset {at} returned only earlier batches")),
                 None if at >= read.high_watermark => return Ok(found),
-                None => return Err(format!("nothing at offset {at} below the watermark {}", read.high_watermark)),
+                None => {
+                    return Err(format!("nothing at offset {at} below the watermark {}", read.high_watermark));
+                }
             }
             found.extend(batches);
         }
@@ -303,13 +318,21 @@ pub fn produce_results(response: &ProduceResponse) -> Vec<(String, i32, i16, i64
     topics
         .flat_map(|topic| {
             let name = topic.name.to_string();
-            topic.partition_responses.iter().map(move |p| (name.clone(), p.index, p.error_code, p.base_offset))
+            topic
+                .partition_responses
+                .iter()
+                .map(move |p| (name.clone(), p.index, p.error_code, p.base_offset))
         })
         .collect()
 }
 
 /// A fetch of some partitions (topic, partition, offset) without a session.
-pub fn fetch_request(parts: &[(&str, i32, i64)], wait_ms: i32, min_bytes: i32, max_bytes: i32) -> FetchRequest {
+pub fn fetch_request(
+    parts: &[(&str, i32, i64)],
+    wait_ms: i32,
+    min_bytes: i32,
+    max_bytes: i32,
+) -> FetchRequest {
     let topics = parts.iter().map(|(topic, partition, offset)| {
         let one = FetchPartition::default()
             .with_partition(*partition)

@@ -145,7 +145,9 @@ impl Ledger {
                 Some(_) => self.round_starts[&round],
             };
             if order != wanted {
-                self.complain(format!("offset {offset}: batch {order} of round {round} where {wanted} belongs"));
+                self.complain(format!(
+                    "offset {offset}: batch {order} of round {round} where {wanted} belongs"
+                ));
             }
             before = Some((order, round));
         }

@@ -17,7 +17,8 @@ fn names(directory: &std::path::Path) -> Vec<String> {
 /// to a segment in which those batches had the very offsets that a scan expects.
 #[test]
 fn a_file_that_was_taken_is_not_in_the_pool_after_a_crash() {
-    let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target").expect("directory");
+    let directory =
+        tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target").expect("directory");
     let path = directory.path().to_owned();
     std::fs::write(path.join("0000000007-100.seg"), vec![0; 2 << 20]).expect("a pooled file");
     let executor = glommio::LocalExecutorBuilder::default();

@@ -174,9 +174,8 @@ fn mutated_logs_lose_nothing_silently() {
         let lost: Vec<&Written> =
             log.iter().filter(|w| !readable.iter().any(|(offset, _)| *offset == w.base_offset)).collect();
         // The end of the file, where a torn write ends, cannot be told from a write that never was.
-        let intact_lost = lost.iter().filter(|w| {
-            bytes.get(w.position..w.position + w.bytes.len()) == Some(&w.bytes[..])
-        });
+        let intact_lost =
+            lost.iter().filter(|w| bytes.get(w.position..w.position + w.bytes.len()) == Some(&w.bytes[..]));
         if intact_lost.count() > 0 {
             assert!(!recovered.reports.is_empty(), "intact batches were dropped silently. {context}");
         }

@@ -104,6 +104,8 @@ async function create(label, partitions = PARTITIONS, configEntries = []) {
     const found = await admin.fetchTopicMetadata({ topics: [topic] }).catch(() => null)
     return found && found.topics[0].partitions.filter(p => p.leader >= 0).length === partitions
   }, `${topic} in the metadata`)
+  // Kafka tells its metadata before its partitions answer.
+  await eventually(() => admin.fetchTopicOffsets(topic).then(() => true, () => false), `${topic} has leaders that serve`)
   return topic
 }
 
@@ -173,7 +175,8 @@ async function administration() {
   const value = name => resources[0].configEntries.find(e => e.configName === name).configValue
   equal([value('retention.ms'), value('segment.bytes')], ['3600000', '1073741824'], 'configs')
   await admin.createPartitions({ topicPartitions: [{ topic, count: PARTITIONS + 2 }] })
-  await eventually(async () => (await admin.fetchTopicOffsets(topic)).length === PARTITIONS + 2, 'new partitions')
+  const offsets = () => admin.fetchTopicOffsets(topic).catch(() => [])
+  await eventually(async () => (await offsets()).length === PARTITIONS + 2, 'new partitions')
   equal((await admin.describeCluster()).brokers.length, 1, 'brokers')
 }
 

@@ -1,6 +1,7 @@
 """confluent-kafka (librdkafka) against the endpoint in BOOTSTRAP. No groups: partitions are assigned by hand."""
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, TIMESTAMP_CREATE_TIME, Consumer, Producer, TopicPartition
+from confluent_kafka import (OFFSET_BEGINNING, OFFSET_END, TIMESTAMP_CREATE_TIME, Consumer, Producer, TopicCollection,
+                             TopicPartition)
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, ResourceType
 
 import wire
@@ -17,6 +18,7 @@ def create(label, partitions=PARTITIONS, config=None):
     new = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config or {})
     admin.create_topics([new])[name].result(WAIT_SECONDS_MAX)
     eventually(lambda: len(describe(name)) == partitions, f"{name} in the metadata")
+    wire.settle(name, partitions)
     return name
 
 
@@ -84,7 +86,7 @@ def _():
     eventually(lambda: len(describe(name)) == PARTITIONS + 2, "new partitions")
     cluster = admin.describe_cluster().result(WAIT_SECONDS_MAX)
     assert cluster.cluster_id and len(cluster.nodes) == 1
-    info = admin.describe_topics(__import__("confluent_kafka").TopicCollection([name]))[name].result(WAIT_SECONDS_MAX)
+    info = admin.describe_topics(TopicCollection([name]))[name].result(WAIT_SECONDS_MAX)
     assert_eq(len(info.partitions), PARTITIONS + 2, "described partitions")
 
 

@@ -33,6 +33,7 @@ def create(label, partitions=PARTITIONS, config=None):
     name = topic_name("kp-" + label)
     admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config or {})])
     eventually(lambda: len(partitions_of(name)) == partitions, f"{name} in the metadata")
+    wire.settle(name, partitions)
     return name
 
 

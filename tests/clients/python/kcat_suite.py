@@ -24,8 +24,7 @@ def create(label, partitions=PARTITIONS):
     name = topic_name("kcat-" + label)
     with wire.Connection() as connection:
         assert_eq(connection.create_topic(name, partitions), 0)
-        for partition in range(partitions):
-            eventually(lambda: connection.list_offset(name, partition, -1)[0] == 0, "leaders")
+        connection.settle(name, partitions)
     return name
 
 

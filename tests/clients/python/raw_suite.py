@@ -27,19 +27,8 @@ def create(connection, label, partitions=1, **configs):
     name = topic_name("raw-" + label)
     assert_eq(connection.create_topic(name, partitions, {k.replace("_", "."): v for k, v in configs.items()}), NONE)
 
-    settle(connection, name, partitions)
+    connection.settle(name, partitions)
     return name
-
-
-def settle(connection, topic, partitions=1):
-    """Waits until the leaders are known and serve: Kafka tells its metadata before its partitions answer."""
-
-    def ready():
-        code, found = connection.metadata([topic])[topic]
-        known = code == NONE and len(found) == partitions and all(p[1] == NONE for p in found)
-        return known and all(connection.list_offset(topic, p, -1)[0] == NONE for p in range(partitions))
-
-    eventually(ready, f"{topic} has leaders that serve")
 
 
 def read_all(connection, topic, partition=0, offset=0):
@@ -138,7 +127,7 @@ def _():
     with Connection() as c:
         topic = topic_name("auto")
         eventually(lambda: c.metadata([topic], 4, auto_create=True)[topic][0] == NONE, "auto-created")
-        settle(c, topic)
+        c.settle(topic)
         assert_eq(c.produce(topic, 0, batch([b"x"])), (NONE, 0))
 
 
@@ -166,7 +155,7 @@ def _():
         assert_eq(c.produce(topic, 0, batch([b"old"])), (NONE, 0))
         assert_eq(c.delete_topic(topic), NONE)
         eventually(lambda: c.create_topic(topic) == NONE, "created again")
-        settle(c, topic)
+        c.settle(topic)
         assert_eq(c.list_offset(topic, 0, -1)[2], 0, "log end")
         assert_eq(c.produce(topic, 0, batch([b"new"])), (NONE, 0))
 

@@ -36,8 +36,7 @@ def create(label, partitions=1, **configs):
     name = topic_name("tools-" + label)
     with wire.Connection() as connection:
         assert_eq(connection.create_topic(name, partitions, {k.replace("_", "."): v for k, v in configs.items()}), 0)
-        for partition in range(partitions):
-            eventually(lambda: connection.list_offset(name, partition, -1)[0] == 0, "leaders")
+        connection.settle(name, partitions)
     return name
 
 

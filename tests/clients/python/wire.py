@@ -8,7 +8,7 @@ import gzip
 import socket
 import struct
 
-from suite import BOOTSTRAP, now_ms
+from suite import BOOTSTRAP, eventually, now_ms
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA = 0, 1, 2, 3
 API_VERSIONS, CREATE_TOPICS, DELETE_TOPICS, INIT_PRODUCER_ID, OFFSET_FOR_LEADER_EPOCH = 18, 19, 20, 22, 23
@@ -265,6 +265,17 @@ class Connection:
         reader.done()
         return result
 
+    def settle(self, topic, partitions=1):
+        """Waits until all partitions have leaders that serve: Kafka tells its metadata before its partitions answer,
+        and an idempotent producer whose first batch comes too early and whose second does not is stuck for good."""
+
+        def ready():
+            code, found = self.metadata([topic])[topic]
+            known = code == 0 and len(found) == partitions and all(p[1] == 0 for p in found)
+            return known and all(self.list_offset(topic, p, -1)[0] == 0 for p in range(partitions))
+
+        eventually(ready, f"{topic} has leaders that serve")
+
     def produce_body(self, parts, acks=-1, timeout_ms=30_000, version=7):
         """`parts` is [(topic, partition, records)]."""
         topics = [string(t) + array([struct.pack(">ii", p, len(r)) + r]) for t, p, r in parts]
@@ -358,6 +369,12 @@ class Connection:
         reader = self.call(INIT_PRODUCER_ID, 1, string(None) + struct.pack(">i", 60_000))
         reader.i32()
         return reader.i16(), reader.i64(), reader.i16()
+
+
+def settle(topic, partitions):
+    """`Connection.settle` on a connection of its own."""
+    with Connection() as connection:
+        connection.settle(topic, partitions)
 
 
 def codecs_on_disk(topic, partitions):

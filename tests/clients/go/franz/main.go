@@ -43,6 +43,11 @@ func create(label string, partitions int, configs map[string]*string) string {
 	_, err := admin.CreateTopic(ctx, int32(partitions), 1, configs, topic)
 	Must(err, "create")
 	Eventually(func() bool { return leaders(topic) == partitions }, topic+" in the metadata")
+	// Kafka tells its metadata before its partitions answer.
+	Eventually(func() bool {
+		ends, err := admin.ListEndOffsets(ctx, topic)
+		return err == nil && ends.Error() == nil && len(ends[topic]) == partitions
+	}, topic+" has leaders that serve")
 	return topic
 }
 

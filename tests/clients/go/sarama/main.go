@@ -54,6 +54,13 @@ func create(label string, partitions int, configs map[string]*string) string {
 	topic := TopicName("sarama-" + label)
 	Must(admin.CreateTopic(topic, &sarama.TopicDetail{NumPartitions: int32(partitions), ReplicationFactor: 1, ConfigEntries: configs}, false), "create")
 	Eventually(func() bool { return leaders(topic) == partitions }, topic+" in the metadata")
+	client, err := sarama.NewClient([]string{Bootstrap}, config(nil))
+	Must(err, "client")
+	defer client.Close()
+	// Kafka tells its metadata before its partitions answer.
+	for p := range partitions {
+		Eventually(func() bool { _, err := client.GetOffset(topic, int32(p), sarama.OffsetNewest); return err == nil }, "leaders that serve")
+	}
 	return topic
 }
 
