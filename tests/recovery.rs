@@ -215,7 +215,10 @@ fn damage_in_a_sealed_segment_stops_nobody_before_it() {
         let read = client.fetch("t", 0, offset, 0).expect("an answer");
         assert_eq!(read.error, 0, "offset {offset}");
         let found = read.batches();
-        assert_eq!((found[0].info.base_offset, found[0].digest), (offset, batches::digest(&sent[offset as usize])));
+        assert_eq!(
+            (found[0].info.base_offset, found[0].digest),
+            (offset, batches::digest(&sent[offset as usize]))
+        );
     }
     assert_eq!(client.fetch("t", 0, 10, 0).expect("an answer").error, CORRUPT_MESSAGE);
     assert!(broker.stderr().contains(&path.display().to_string()), "{}", broker.stderr());
@@ -233,8 +236,12 @@ fn a_missing_or_damaged_index_file_is_made_up_for() {
     client.create("t", 1, &[("segment.bytes", "1048576")]);
     let sent = fill(&mut client, "t", 80, 50_000);
     broker.stop();
-    let mut indexes: Vec<_> =
-        dir.segments("t", 0).iter().map(|path| path.with_extension("ridx")).filter(|path| path.exists()).collect();
+    let mut indexes: Vec<_> = dir
+        .segments("t", 0)
+        .iter()
+        .map(|path| path.with_extension("ridx"))
+        .filter(|path| path.exists())
+        .collect();
     assert!(indexes.len() >= 3, "{indexes:?}");
     std::fs::remove_file(indexes.remove(0)).expect("removed");
     flip(&indexes[0], 20, 1);
@@ -277,8 +284,11 @@ fn recycled_files_never_show_their_old_bytes() {
         assert_eq!(client.offset("t", 0, LATEST), first + 120, "round {round}");
         let found = client.read_from("t", 0, log_start).expect("readable");
         let kept: Vec<(i64, u64)> = sent.iter().copied().filter(|(offset, _)| *offset >= log_start).collect();
-        let found: Vec<(i64, u64)> =
-            found.iter().map(|b| (b.info.base_offset, b.digest)).filter(|(offset, _)| *offset >= first).collect();
+        let found: Vec<(i64, u64)> = found
+            .iter()
+            .map(|b| (b.info.base_offset, b.digest))
+            .filter(|(offset, _)| *offset >= first)
+            .collect();
         assert_eq!(found, kept, "round {round}");
         assert!(!broker.stderr().contains("ERROR"), "{}", broker.stderr());
         broker.stop();

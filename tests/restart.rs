@@ -36,7 +36,10 @@ fn a_clean_stop_keeps_everything_and_the_leader_epoch() {
     assert!(!broker.stderr().contains("not clean"), "{}", broker.stderr());
     let mut client = broker.connect();
     assert_eq!(client.leader_epoch("kept", 1), epoch, "no new reign after a clean stop");
-    assert_eq!((client.metadata(&["kept"]).topics[0].topic_id, broker.ready_line.contains("2 topics, 4 part")), (id, true));
+    assert_eq!(
+        (client.metadata(&["kept"]).topics[0].topic_id, broker.ready_line.contains("2 topics, 4 part")),
+        (id, true)
+    );
     assert_eq!((client.offset("kept", 1, EARLIEST), client.offset("kept", 1, LATEST)), (0, 120));
     assert_eq!((client.offset("kept", 0, LATEST), client.offset("empty", 0, LATEST)), (0, 0));
     let found = client.read_from("kept", 1, 0).expect("readable");
