@@ -216,6 +216,10 @@ async fn run_core(
     drop(ready);
     shard.stop.wait_until(|| shard.is_stopping()).await;
     drain(&shard).await;
+    for core in 0..shard.mesh.cores() {
+        shard.mesh.send_soon(core, Box::new(|shard: &Rc<Shard>| shard.note_drained()));
+    }
+    shard.stop.wait_until(|| shard.all_drained()).await;
     let closed = shard.close_logs().await;
     rt::quiesce().await;
     Ok(closed)

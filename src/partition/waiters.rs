@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::Partition;
+use crate::storage::LogError;
 use crate::sync::Wait;
 
 /// A partition and the high watermark that the fetch saw.
@@ -23,11 +24,12 @@ pub struct Watched {
 impl Watched {
     fn moved(&self) -> bool {
         let log = &self.partition.log;
-        log.high_watermark() > self.high_watermark_seen || log.failure().is_some()
+        // A log that failed still serves reads and has no news: only its end is some.
+        log.high_watermark() > self.high_watermark_seen || log.failure() == Some(LogError::Deleted)
     }
 }
 
-/// Resolves when one of `watched` has a higher watermark than was seen, or failed, or `cancel` resolves.
+/// Resolves when one of `watched` has a higher watermark than was seen, or is gone, or `cancel` resolves.
 pub async fn wait_for_data(watched: &[Watched], cancel: Wait<'_>) {
     let events = watched.iter().map(|one| one.partition.log.watermark_event());
     let mut waits: Vec<_> = events.map(|event| event.wait_past(event.generation())).chain([cancel]).collect();

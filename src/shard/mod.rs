@@ -58,6 +58,7 @@ pub struct Shard {
     partitions: RefCell<HashMap<PartitionKey, Rc<Partition>>>,
     watches: RefCell<HashMap<u64, Rc<Event>>>,
     stopping: Cell<bool>,
+    drained_cores: Cell<usize>,
     connections: Cell<usize>,
     complaints: Cell<(i64, u32)>,
 }
@@ -182,6 +183,17 @@ impl Shard {
     pub fn begin_stop(&self) {
         self.stopping.set(true);
         self.stop.fire();
+    }
+
+    /// Notes that one core (this one among them) has no requests left.
+    pub fn note_drained(&self) {
+        self.drained_cores.set(self.drained_cores.get() + 1);
+        self.stop.fire();
+    }
+
+    /// Whether no core has requests left: until then others may still ask for this core's partitions.
+    pub fn all_drained(&self) -> bool {
+        self.drained_cores.get() >= self.mesh.cores()
     }
 
     /// Counts a connection in; false when there are too many.

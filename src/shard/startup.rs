@@ -70,6 +70,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         partitions: RefCell::default(),
         watches: RefCell::default(),
         stopping: Cell::new(false),
+        drained_cores: Cell::new(0),
         connections: Cell::new(0),
         complaints: Cell::new((0, 0)),
     });

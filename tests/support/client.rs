@@ -277,7 +277,10 @@ impl Client {
                 Some(_) => return Err(format!("a fetch at offset {at} returned only earlier batches")),
                 None if at >= read.high_watermark => return Ok(found),
                 None => {
-                    return Err(format!("nothing at offset {at} below the watermark {}", read.high_watermark));
+                    return Err(format!(
+                        "nothing at offset {at} below the watermark {}",
+                        read.high_watermark
+                    ));
                 }
             }
             found.extend(batches);
