@@ -120,14 +120,17 @@ impl Log {
             let (position, allocated) = state.place(incoming, &batch, leader_epoch, log_append_time_ms);
             let log_end_offset = state.log_end_offset;
             state.commit.note_append(position, log_end_offset, flush_for_ack);
-            let unflushed = log_end_offset - state.commit.high_watermark();
+            let unflushed = log_end_offset - state.commit.flush_asked_offset;
+            if flush_for_ack || config.flush_records <= unflushed {
+                state.commit.flush_asked_offset = log_end_offset;
+            }
             (position, base_offset, allocated, unflushed)
         };
         if allocated > 0 {
             self.cache.charge(self, allocated);
         }
         self.pump_writes();
-        let flush_now = flush_for_ack || config.flush_records <= unflushed_records.max(1);
+        let flush_now = flush_for_ack || config.flush_records <= unflushed_records;
         let durable = self.wait_durable(position, flush_now);
         if !flush_now && config.flush_ms != i64::MAX {
             self.flush_later(position, config.flush_ms);

@@ -44,6 +44,8 @@ pub(super) struct Commit {
     await_flush: VecDeque<Waiter>,
     flush_wanted: u64,
     flushing: bool,
+    /// Offset up to which appends asked for a flush: what `flush.messages` counts from.
+    pub(super) flush_asked_offset: i64,
 }
 
 impl Commit {
@@ -60,6 +62,7 @@ impl Commit {
             await_flush: VecDeque::new(),
             flush_wanted: position,
             flushing: false,
+            flush_asked_offset: offset,
         }
     }
 
