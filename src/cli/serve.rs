@@ -21,12 +21,15 @@ use crate::preflight;
 use crate::rt;
 use crate::shard::{
     CleanMark, CleanPartition, Control, Job, Mesh, Shard, ShardSetup, build_mesh, open_shard,
-    read_clean_mark, write_clean_mark,
+    read_clean_mark, set_strays_aside, write_clean_mark,
 };
 use crate::storage::probe_disk;
 
 /// Submission queue entries of each core's ring.
 const RING_DEPTH: usize = 1024;
+
+/// Threads of one core for directory work: an unlink of a large file must not delay a rename.
+const BLOCKING_THREADS: usize = 2;
 
 /// glommio's own registered arena, bytes: as small as it may be, because I/O blocks come from `memory`.
 const REGISTERED_BYTES: usize = 64 << 10;
@@ -82,7 +85,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
             .name(&format!("ringlog-{core}"))
             .io_memory(REGISTERED_BYTES)
             .ring_depth(RING_DEPTH)
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .spawn(move || run_core(setup, inbox, addresses, ready))
             .map_err(|error| vec![format!("cannot start core {}: {error}", config.cores[core])])?;
         cores.push(handle);
@@ -158,6 +161,8 @@ fn open_catalog(config: &BrokerConfig) -> Result<OpenedCatalog, Vec<String>> {
             catalog.apply(&[CatalogChange::BumpLeaderEpoch]).map_err(|error| vec![error.to_string()])?;
         store.commit(&catalog).map_err(|error| vec![format!("the catalog cannot be written: {error}")])?;
     }
+    set_strays_aside(&config.data_dir, &catalog)
+        .map_err(|error| vec![format!("{}: {error}", config.data_dir.display())])?;
     Ok((store, Arc::new(catalog), Arc::new(clean.unwrap_or_default())))
 }
 
@@ -221,6 +226,10 @@ async fn run_core(
     }
     shard.stop.wait_until(|| shard.all_drained()).await;
     let closed = shard.close_logs().await;
+    // Another core may still send from this one's memory.
+    while shard.leases.count() > 0 {
+        rt::sleep_ms(1).await;
+    }
     rt::quiesce().await;
     Ok(closed)
 }

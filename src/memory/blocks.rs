@@ -129,7 +129,10 @@ mod tests {
         for size in (CLASS_BYTES_MIN..=BLOCK_BYTES_MAX).step_by(4096) {
             let class = class_size(class_of(size));
             assert!(class >= size && class.is_multiple_of(BLOCK_ALIGN), "{size} in {class}");
-            assert!(class <= size * 2 && (size < 128 << 10 || class <= size + size / 3 + 8192), "{size} in {class}");
+            assert!(
+                class <= size * 2 && (size < 128 << 10 || class <= size + size / 3 + 8192),
+                "{size} in {class}"
+            );
         }
     }
 

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
 use super::log::Log;
+use super::tail::Eviction;
 use crate::limits::CHUNK_SIZE_MAX;
 
 /// Tail memory accounting of one core.
@@ -42,11 +43,11 @@ impl TailCache {
             turns -= 1;
             let Some(oldest) = self.queue.borrow_mut().pop_front() else { return };
             let Some(oldest_log) = oldest.upgrade() else { continue };
-            let freed = oldest_log.evict_oldest();
-            if freed == 0 {
-                self.queue.borrow_mut().push_back(oldest);
+            match oldest_log.evict_oldest() {
+                Eviction::Freed(bytes) => self.discharge(bytes),
+                Eviction::Busy => self.queue.borrow_mut().push_back(oldest),
+                Eviction::Empty => {}
             }
-            self.discharge(freed);
         }
     }
 

@@ -23,6 +23,7 @@ mod segment_writer;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 pub use append::{AppendError, Appended, Durability};
 pub use buffer::Slice;
@@ -36,3 +37,4 @@ pub use log::{Log, LogConfig, LogError, LogResources};
 pub use recovery::{Recovered, recover};
 pub use segment_pool::SegmentPool;
 pub use segment_reader::ReadOutcome;
+pub use tickets::Ticket;
