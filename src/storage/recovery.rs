@@ -268,7 +268,7 @@ impl<'a> Scanner<'a> {
         let Ok(batch) = record_batch::parse_header(self.bytes(at, BATCH_HEADER_SIZE)?) else {
             return Ok(None);
         };
-        let size = batch.size_bytes as usize;
+        let size = batch.size_bytes;
         if at + size as u64 > self.file_size {
             return Ok(None);
         }

@@ -239,12 +239,12 @@ impl Log {
                 }
                 if wanted(&batch) {
                     let bytes =
-                        self.copy_range(segment, at + inside as u64, batch.size_bytes as usize).await?;
+                        self.copy_range(segment, at + inside as u64, batch.size_bytes).await?;
                     if let Some((offset, timestamp)) = open(&bytes)? {
                         return Ok((offset < high_watermark).then_some((offset, timestamp)));
                     }
                 }
-                inside += batch.size_bytes as usize;
+                inside += batch.size_bytes;
             }
             if inside == 0 {
                 return Ok(None);
@@ -377,7 +377,7 @@ fn walk_window(window: &[u8], offset: i64, max_bytes: usize) -> io::Result<Walk>
             (Err(_), Some(from)) => return Ok(Walk::Found { from, to: at }),
             (Err(error), None) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
         };
-        let size = batch.size_bytes as usize;
+        let size = batch.size_bytes;
         let next = at + size;
         match found {
             None if batch.last_offset() < offset && next > window.len() => {
