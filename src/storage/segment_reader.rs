@@ -238,8 +238,7 @@ impl Log {
                     return Ok(None);
                 }
                 if wanted(&batch) {
-                    let bytes =
-                        self.copy_range(segment, at + inside as u64, batch.size_bytes).await?;
+                    let bytes = self.copy_range(segment, at + inside as u64, batch.size_bytes).await?;
                     if let Some((offset, timestamp)) = open(&bytes)? {
                         return Ok((offset < high_watermark).then_some((offset, timestamp)));
                     }

@@ -137,6 +137,18 @@ fn describe_topic_partitions(version: i16) -> Vec<u8> {
     encoded(request, version)
 }
 
+fn find_coordinator(version: i16) -> Vec<u8> {
+    let request = FindCoordinatorRequest::default();
+    let request = if version >= 1 { request.with_key_type(1) } else { request };
+    encoded(
+        match version {
+            4.. => request.with_coordinator_keys(vec![text("group"), text("b")]),
+            _ => request.with_key(text("group")),
+        },
+        version,
+    )
+}
+
 fn api_versions(version: i16) -> Vec<u8> {
     let request = ApiVersionsRequest::default();
     encoded(
@@ -156,6 +168,7 @@ fn requests() -> Vec<(i16, i16, Vec<u8>)> {
             let body = match range.key {
                 LIST_OFFSETS => list_offsets(version),
                 METADATA => metadata(version),
+                FIND_COORDINATOR => find_coordinator(version),
                 API_VERSIONS => api_versions(version),
                 CREATE_TOPICS => create_topics(version),
                 DELETE_TOPICS => delete_topics(version),
@@ -192,6 +205,7 @@ fn decode(api_key: i16, version: i16, body: &[u8]) -> Result<usize, String> {
         ApiVersions => ApiVersionsRequest,
         CreateTopics => CreateTopicsRequest,
         DeleteTopics => DeleteTopicsRequest,
+        FindCoordinator => FindCoordinatorRequest,
         InitProducerId => InitProducerIdRequest,
         OffsetForLeaderEpoch => OffsetForLeaderEpochRequest,
         DescribeConfigs => DescribeConfigsRequest,
