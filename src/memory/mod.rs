@@ -62,7 +62,8 @@ fn map_huge(layout: &Layout) -> *mut u8 {
 }
 
 // SAFETY: every block is either mimalloc's (routed by size and alignment, which `dealloc` and `realloc`
-// receive unchanged), a block of this thread's lists (routed likewise), or a private mapping of `mapping_size` bytes aligned to 2 MiB.
+// receive unchanged), a block of this thread's lists (routed likewise), or a private mapping of
+// `mapping_size` bytes aligned to 2 MiB.
 unsafe impl GlobalAlloc for HugeAware {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if blocks::is_block(&layout) {

@@ -119,7 +119,8 @@ mod tests {
         }
         let known = within![
             FETCH => FetchRequest, LIST_OFFSETS => ListOffsetsRequest, METADATA => MetadataRequest,
-            FIND_COORDINATOR => FindCoordinatorRequest, API_VERSIONS => ApiVersionsRequest, CREATE_TOPICS => CreateTopicsRequest,
+            FIND_COORDINATOR => FindCoordinatorRequest, API_VERSIONS => ApiVersionsRequest,
+            CREATE_TOPICS => CreateTopicsRequest,
             DELETE_TOPICS => DeleteTopicsRequest, INIT_PRODUCER_ID => InitProducerIdRequest,
             OFFSET_FOR_LEADER_EPOCH => OffsetForLeaderEpochRequest, DESCRIBE_CONFIGS => DescribeConfigsRequest,
             DESCRIBE_LOG_DIRS => DescribeLogDirsRequest, CREATE_PARTITIONS => CreatePartitionsRequest,
