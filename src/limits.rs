@@ -25,14 +25,18 @@ pub const PARTITION_BACKLOG_BYTES_MAX: u64 = 16 << 20;
 /// First extent of a new segment file, bytes.
 pub const SEGMENT_EXTENT_MIN: u64 = 1 << 20;
 
-/// Largest extent by which a segment file is extended, bytes.
-pub const SEGMENT_EXTENT_MAX: u64 = 64 << 20;
+/// Largest extent by which a segment file is extended, bytes. Extensions double the file until then: each
+/// makes the file system wait for all writes in flight, so they must be few.
+pub const SEGMENT_EXTENT_MAX: u64 = 512 << 20;
 
 /// Distance in bytes between sparse index entries of a segment (at least; never below Kafka's 4096).
 pub const INDEX_INTERVAL_BYTES_MIN: u64 = 32 << 10;
 
 /// Bytes that one cold read takes from disk.
 pub const COLD_READ_BYTES: usize = 1 << 20;
+
+/// Tail memory of one core, whatever the budget: more does not serve consumers better, bytes.
+pub const TAIL_BYTES_MAX: usize = 1 << 30;
 
 /// Smallest batch that is received straight into tail memory, bytes.
 pub const LANDING_BATCH_BYTES_MIN: usize = 100 << 10;
@@ -82,6 +86,12 @@ pub const LARGE_FRAME_MS_MAX: u64 = 30_000;
 
 /// How long a graceful stop waits for requests in flight, milliseconds.
 pub const DRAIN_MS_MAX: u64 = 10_000;
+
+/// Size of a pre-written file, bytes.
+pub const POOL_FILE_BYTES: u64 = 64 << 20;
+
+/// Pre-written files that a fresh broker prepares for its first segments, all cores together, bytes.
+pub const POOL_PREFILL_BYTES_MAX: u64 = 256 << 20;
 
 /// Files that one core's segment pool keeps, whatever their size.
 pub const POOL_FILES_MAX: usize = 4096;

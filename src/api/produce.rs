@@ -15,9 +15,9 @@ use uuid::Uuid;
 use super::{Call, ConnectionContext, Handled, Outcome, Refusal};
 use crate::catalog::{Catalog, Topic};
 use crate::net::{Frame, FrameBuffer, Outgoing};
-use crate::partition::ProduceOutcome;
+use crate::partition::{Partition, ProduceOutcome};
 use crate::shard::Shard;
-use crate::storage::{AckResult, Incoming, Landing};
+use crate::storage::{AckResult, Incoming, Landing, Ticket};
 use crate::sync::Pending;
 use crate::wire::api_table::{self, PRODUCE, PRODUCE_SERVED_MIN};
 use crate::wire::produce::{self, Peek, ProducePartition, ProduceRequest, ProduceResult, encode_response};
@@ -84,7 +84,9 @@ pub(super) async fn handle(
         let (outcome, durable) = match shard.partition(entry.topic_id, entry.partition) {
             Some(partition) => {
                 let bytes = &mut frame.bytes()[entry.range.clone()];
-                partition.produce(Incoming::Frame(bytes), acks, call.version >= ZSTD_SINCE).await
+                partition
+                    .produce(partition.log.ticket(), Incoming::Frame(bytes), acks, call.version >= ZSTD_SINCE)
+                    .await
             }
             None => (gone(), None),
         };
@@ -210,7 +212,10 @@ async fn handle_landed(
         // The topic may have been deleted while its bytes were on their way.
         let (outcome, durable) = match shard.partition(entry.topic_id, entry.partition) {
             Some(partition) => {
-                partition.produce(Incoming::Landed(landing), single.acks, call.version >= ZSTD_SINCE).await
+                let ticket = partition.log.ticket();
+                partition
+                    .produce(ticket, Incoming::Landed(landing), single.acks, call.version >= ZSTD_SINCE)
+                    .await
             }
             None => (gone(), None),
         };
@@ -276,7 +281,11 @@ async fn send_away(
         let allow_zstd = call.version >= ZSTD_SINCE;
         let receiver = shard
             .mesh
-            .start_call(core, move |owner| Box::pin(deliver(owner, parcels, buffer, acks, allow_zstd)))
+            .start_call(core, move |owner| {
+                // Places are taken in the order in which messages arrive, before anything can wait.
+                let places = parcels.iter().map(|parcel| Place::take(&owner, parcel)).collect();
+                Box::pin(deliver(parcels, places, buffer, acks, allow_zstd))
+            })
             .await;
         remotes.push(Remote { receiver, pooled });
     }
@@ -294,19 +303,34 @@ fn pack(frame: &[u8], parcels: &mut [Parcel]) -> FrameBuffer {
     packed
 }
 
+/// A partition on its core, and the batch's place in its queue.
+struct Place {
+    partition: Rc<Partition>,
+    ticket: Ticket,
+}
+
+impl Place {
+    fn take(owner: &Shard, parcel: &Parcel) -> Option<Place> {
+        let partition = owner.partition(parcel.topic_id, parcel.partition)?;
+        let ticket = partition.log.ticket();
+        Some(Place { partition, ticket })
+    }
+}
+
 /// On the owner's core: appends in order, then waits for durability.
 async fn deliver(
-    shard: Rc<Shard>,
     parcels: Vec<Parcel>,
+    places: Vec<Option<Place>>,
     mut buffer: FrameBuffer,
     acks: i16,
     allow_zstd: bool,
 ) -> Delivered {
     let mut appended = Vec::with_capacity(parcels.len());
-    for parcel in parcels {
-        let (outcome, durable) = match shard.partition(parcel.topic_id, parcel.partition) {
-            Some(partition) => {
-                partition.produce(Incoming::Frame(&mut buffer[parcel.range]), acks, allow_zstd).await
+    for (parcel, place) in parcels.into_iter().zip(places) {
+        let (outcome, durable) = match place {
+            Some(Place { partition, ticket }) => {
+                let incoming = Incoming::Frame(&mut buffer[parcel.range]);
+                partition.produce(ticket, incoming, acks, allow_zstd).await
             }
             None => (gone(), None),
         };

@@ -15,22 +15,24 @@ use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use super::complain;
 use crate::catalog::{Catalog, CatalogChange, CatalogStore};
 use crate::config::{self, BrokerConfig, ConfigFlags};
-use crate::limits::DRAIN_MS_MAX;
+use crate::limits::{DRAIN_MS_MAX, TAIL_BYTES_MAX};
 use crate::net;
 use crate::preflight;
 use crate::rt;
 use crate::shard::{
     CleanMark, CleanPartition, Control, Job, Mesh, Shard, ShardSetup, build_mesh, open_shard,
-    read_clean_mark, write_clean_mark,
+    read_clean_mark, set_strays_aside, write_clean_mark,
 };
 use crate::storage::probe_disk;
 
 /// Submission queue entries of each core's ring.
 const RING_DEPTH: usize = 1024;
 
-/// Registered I/O memory of one core, at least and at most, bytes (the kernel registers up to 1 GiB).
-const IO_MEMORY_MIN: usize = 32 << 20;
-const IO_MEMORY_MAX: usize = 1 << 30;
+/// Threads of one core for directory work: an unlink of a large file must not delay a rename.
+const BLOCKING_THREADS: usize = 2;
+
+/// glommio's own registered arena, bytes: as small as it may be, because I/O blocks come from `memory`.
+const REGISTERED_BYTES: usize = 64 << 10;
 
 /// Runs the broker; returns when it has stopped.
 pub(super) fn run(flags: &ConfigFlags) -> ExitCode {
@@ -81,9 +83,9 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
         let (addresses, ready) = (addresses.clone(), ready.clone());
         let handle = LocalExecutorBuilder::new(Placement::Fixed(config.cores[core]))
             .name(&format!("ringlog-{core}"))
-            .io_memory(plan.io_bytes)
+            .io_memory(REGISTERED_BYTES)
             .ring_depth(RING_DEPTH)
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .spawn(move || run_core(setup, inbox, addresses, ready))
             .map_err(|error| vec![format!("cannot start core {}: {error}", config.cores[core])])?;
         cores.push(handle);
@@ -159,21 +161,21 @@ fn open_catalog(config: &BrokerConfig) -> Result<OpenedCatalog, Vec<String>> {
             catalog.apply(&[CatalogChange::BumpLeaderEpoch]).map_err(|error| vec![error.to_string()])?;
         store.commit(&catalog).map_err(|error| vec![format!("the catalog cannot be written: {error}")])?;
     }
+    set_strays_aside(&config.data_dir, &catalog)
+        .map_err(|error| vec![format!("{}: {error}", config.data_dir.display())])?;
     Ok((store, Arc::new(catalog), Arc::new(clean.unwrap_or_default())))
 }
 
 struct MemoryPlan {
-    io_bytes: usize,
     tail_bytes: usize,
     frame_bytes: usize,
 }
 
-/// Splits the process budget: five eighths of a core's share is I/O memory (most of it tail), a quarter
-/// is for request frames, the rest for everything small.
+/// Splits the process budget: half of a core's share is the tail of the logs, a quarter is for request
+/// frames, the rest for reads, writes in flight and everything small.
 fn memory_plan(config: &BrokerConfig) -> MemoryPlan {
     let share = (config.memory_bytes as usize) / config.cores.len();
-    let io_bytes = (share / 8 * 5).clamp(IO_MEMORY_MIN, IO_MEMORY_MAX);
-    MemoryPlan { io_bytes, tail_bytes: io_bytes / 2, frame_bytes: share / 4 }
+    MemoryPlan { tail_bytes: (share / 2).min(TAIL_BYTES_MAX), frame_bytes: share / 4 }
 }
 
 type CoreOutcome = Result<Option<Vec<CleanPartition>>, String>;
@@ -224,6 +226,10 @@ async fn run_core(
     }
     shard.stop.wait_until(|| shard.all_drained()).await;
     let closed = shard.close_logs().await;
+    // Another core may still send from this one's memory.
+    while shard.leases.count() > 0 {
+        rt::sleep_ms(1).await;
+    }
     rt::quiesce().await;
     Ok(closed)
 }

@@ -569,8 +569,8 @@ pub const BROKER_KEYS: &[KeySpec] = &[
     KeySpec {
         name: "ringlog.segment.pool.bytes",
         kind: Kind::Size(0, i64::MAX),
-        default: Some("268435456"),
-        doc: "Disk space kept ready in prepared segment files, for the whole process.",
+        default: Some("4294967296"),
+        doc: "Disk space that the files of deleted segments may keep, ready to be overwritten by new ones, for the whole process; a fresh broker prepares up to 256 MiB of such files.",
         scope: Scope::Broker,
         synonyms: &[],
         support: Support::Full,

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::Partition;
 use crate::config::TimestampType;
 use crate::rt;
-use crate::storage::{AckResult, AppendError, Durability, Incoming, LogError};
+use crate::storage::{AckResult, AppendError, Durability, Incoming, LogError, Ticket};
 use crate::sync::Pending;
 use crate::wire::record_batch::{self, AppendLimits};
 use crate::wire::records;
@@ -70,11 +70,12 @@ impl Partition {
     /// resolves when the batch is as durable as `acks` (0, 1 or -1) asks for, and is absent on errors.
     pub async fn produce(
         self: &Rc<Self>,
+        ticket: Ticket,
         incoming: Incoming<'_>,
         acks: i16,
         allow_zstd: bool,
     ) -> (ProduceOutcome, Option<Pending<AckResult>>) {
-        match self.try_produce(incoming, acks, allow_zstd).await {
+        match self.try_produce(ticket, incoming, acks, allow_zstd).await {
             Ok((outcome, durable)) => (outcome, Some(durable)),
             Err(outcome) => (outcome, None),
         }
@@ -82,6 +83,7 @@ impl Partition {
 
     async fn try_produce(
         self: &Rc<Self>,
+        ticket: Ticket,
         mut incoming: Incoming<'_>,
         acks: i16,
         allow_zstd: bool,
@@ -119,7 +121,7 @@ impl Partition {
             batch.max_timestamp = now_ms;
         }
         let durability = if acks == -1 { Durability::Flushed } else { Durability::Written };
-        let appended = self.log.append(incoming, batch, self.leader_epoch(), durability, stamp).await;
+        let appended = self.log.append(ticket, incoming, batch, self.leader_epoch(), durability, stamp).await;
         match appended {
             Ok(appended) => Ok((
                 ProduceOutcome {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::mesh::{Job, Mesh};
 use crate::catalog::{Catalog, CatalogChange, CatalogError, CatalogStore, PRODUCER_ID_BLOCK_SIZE};
+use crate::rt;
 
 /// Requests that may wait for the control thread.
 const CONTROL_QUEUE_MAX: usize = 1024;
@@ -96,8 +97,11 @@ fn change(
     for core in 0..mesh.cores() {
         let (next, seen) = (next.clone(), seen.clone());
         let job: Job = Box::new(move |shard| {
-            shard.apply_catalog(next);
-            let _ = seen.send(());
+            let shard = shard.clone();
+            rt::spawn(async move {
+                shard.apply_catalog(next).await;
+                let _ = seen.send(());
+            });
         });
         mesh.send_blocking(core, job);
     }

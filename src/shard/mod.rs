@@ -30,7 +30,7 @@ pub use control::{Control, ControlError};
 pub use lease::{Lease, LeaseTable};
 pub use mesh::{Job, LocalFuture, Mesh, build as build_mesh};
 pub use sessions::{SessionContext, SessionError, SessionPartition, Sessions};
-pub use startup::{CleanMark, ShardSetup, open_shard, read_clean_mark, write_clean_mark};
+pub use startup::{CleanMark, ShardSetup, open_shard, read_clean_mark, set_strays_aside, write_clean_mark};
 
 /// Key of a partition on its core.
 pub type PartitionKey = (Uuid, i32);
@@ -114,17 +114,19 @@ impl Shard {
     }
 
     /// Takes a new catalog: opens partitions that came, deletes those that went, updates the others.
-    pub fn apply_catalog(self: &Rc<Self>, new: Arc<Catalog>) {
+    ///
+    /// Resolves when deleted partitions are out of the way of new ones with the same name.
+    pub async fn apply_catalog(self: &Rc<Self>, new: Arc<Catalog>) {
         let old = self.catalog.replace(new.clone());
+        for topic in old.topics() {
+            if new.topic_by_id(topic.id).is_none() {
+                self.drop_topic(topic).await;
+            }
+        }
         for topic in new.topics() {
             let known = old.topic_by_id(topic.id);
             if !known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
                 self.apply_topic(topic, |_| Recovered::default());
-            }
-        }
-        for topic in old.topics() {
-            if new.topic_by_id(topic.id).is_none() {
-                self.drop_topic(topic);
             }
         }
     }
@@ -152,11 +154,13 @@ impl Shard {
         }
     }
 
-    fn drop_topic(self: &Rc<Self>, topic: &Topic) {
+    async fn drop_topic(self: &Rc<Self>, topic: &Topic) {
         for index in 0..topic.partition_count() as i32 {
             let Some(partition) = self.partitions.borrow_mut().remove(&(topic.id, index)) else { continue };
             let unique = topic.id.simple().to_string();
-            rt::spawn(async move { partition.log.delete(&unique).await });
+            if let Some(graveyard) = partition.log.detach(&unique).await {
+                rt::spawn(async move { partition.log.clone().bury(graveyard).await });
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{CleanPartition, Control, Mesh, PartitionKey, Sessions, Shard};
 use crate::catalog::Catalog;
 use crate::config::BrokerConfig;
+use crate::limits::POOL_PREFILL_BYTES_MAX;
 use crate::net::FramePool;
 use crate::storage::{
     DmaDisk, LogResources, Recovered, SegmentPool, SegmentSummary, TailCache, recover, write_small_blocking,
@@ -54,7 +55,8 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
     let pool_directory = setup.config.data_dir.join("pool").join(format!("core-{}", setup.core));
     let pool =
         SegmentPool::open(disk.clone(), &pool_directory, setup.config.segment_pool_bytes / cores as u64)?;
-    let resources = LogResources { disk, pool, cache: TailCache::new(setup.tail_bytes) };
+    let resources =
+        LogResources { disk, pool, cache: TailCache::new(setup.tail_bytes), rounds: Default::default() };
     let shard = Rc::new(Shard {
         core: setup.core,
         sessions: Sessions::new(setup.config.fetch_session_count_max.div_ceil(cores), setup.core, cores),
@@ -95,7 +97,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
 impl Shard {
     /// Prepares segment files in the background.
     pub async fn fill_pool(self: Rc<Self>) {
-        let target = self.config.segment_pool_bytes / self.mesh.cores() as u64;
+        let target = self.config.segment_pool_bytes.min(POOL_PREFILL_BYTES_MAX) / self.mesh.cores() as u64;
         let filled = self.resources.pool.prefill(target);
         let stopped = async {
             self.stop.wait_until(|| self.is_stopping()).await;
@@ -105,6 +107,50 @@ impl Shard {
             tracing::warn!("segment files cannot be prepared: {error}");
         }
     }
+}
+
+/// Removes what deletions left, and moves partition directories that belong to no topic of the catalog
+/// out of the way: their records must not turn up in a topic that has got the same name since.
+pub fn set_strays_aside(data_dir: &Path, catalog: &Catalog) -> io::Result<()> {
+    for entry in std::fs::read_dir(data_dir)? {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let metadata = path.join("partition.metadata");
+        if name.ends_with("-stray") || !path.is_dir() {
+            continue;
+        }
+        if name.ends_with("-delete") {
+            std::fs::remove_dir_all(&path)?;
+            continue;
+        }
+        let Some((topic, index)) = name.rsplit_once('-') else { continue };
+        if index.parse::<u32>().is_err() || !metadata.exists() && !has_segments(&path)? {
+            continue;
+        }
+        let known = catalog.topic(topic).map(|topic| super::kafka_uuid(topic.id));
+        let found = std::fs::read_to_string(&metadata).unwrap_or_default();
+        let found = found.lines().find_map(|line| line.strip_prefix("topic_id: ")).map(str::trim);
+        if known.is_some() && (found == known.as_deref() || found.is_none()) {
+            continue;
+        }
+        let aside = path.with_file_name(format!("{name}.{}-stray", found.unwrap_or("unknown")));
+        tracing::error!(
+            "{}: belongs to no topic of the catalog; moved to {}",
+            path.display(),
+            aside.display()
+        );
+        std::fs::rename(&path, &aside)?;
+    }
+    Ok(())
+}
+
+fn has_segments(directory: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(directory)? {
+        if entry?.path().extension().is_some_and(|extension| extension == "log") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn mark_path(data_dir: &Path) -> PathBuf {

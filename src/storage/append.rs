@@ -17,7 +17,10 @@ use super::producers::SequenceCheck;
 use super::segment::{Segment, file_name, index_file_name};
 use super::segment_pool::PoolFile;
 use super::tail::{block_ceil, block_floor};
-use crate::limits::{BLOCK_SIZE, PARTITION_BACKLOG_BYTES_MAX, SEGMENT_EXTENT_MAX, SEGMENT_EXTENT_MIN};
+use super::tickets::Ticket;
+use crate::limits::{
+    BLOCK_SIZE, PARTITION_BACKLOG_BYTES_MAX, POOL_FILE_BYTES, SEGMENT_EXTENT_MAX, SEGMENT_EXTENT_MIN,
+};
 use crate::rt;
 use crate::sync::Pending;
 use crate::wire::record_batch::{self, BatchInfo};
@@ -65,29 +68,21 @@ enum Room {
 impl Log {
     /// Appends one validated batch; its bytes get their offset and leader epoch patched.
     ///
-    /// `log_append_time_ms` is -1 unless the topic stamps batches. Appends are admitted in call order;
-    /// when the log's backlog is full the call waits.
+    /// `log_append_time_ms` is -1 unless the topic stamps batches. Appends are admitted in the order of their
+    /// tickets; when the log's backlog is full the call waits.
     pub async fn append(
         self: &Rc<Self>,
+        ticket: Ticket,
         incoming: Incoming<'_>,
         batch: BatchInfo,
         leader_epoch: i32,
         durability: Durability,
         log_append_time_ms: i64,
     ) -> Result<Appended, AppendError> {
-        let ticket = self.ticket_next.get();
-        self.ticket_next.set(ticket + 1);
-        self.progress.wait_until(|| self.ticket_serving.get() == ticket).await;
-        let admitted = self.ensure_room(incoming.size_bytes() as u64).await;
-        let outcome = match admitted {
-            Ok(()) => self.append_now(incoming, batch, leader_epoch, durability, log_append_time_ms),
-            Err(error) => Err(AppendError::Log(error)),
-        };
-        self.ticket_serving.set(ticket + 1);
-        if self.ticket_next.get() > ticket + 1 {
-            self.progress.fire();
-        }
-        outcome
+        assert!(ticket.is_for(self), "a ticket of another log");
+        ticket.turn().await;
+        self.ensure_room(incoming.size_bytes() as u64).await.map_err(AppendError::Log)?;
+        self.append_now(incoming, batch, leader_epoch, durability, log_append_time_ms)
     }
 
     fn append_now(
@@ -99,7 +94,7 @@ impl Log {
         log_append_time_ms: i64,
     ) -> Result<Appended, AppendError> {
         let config = *self.config.borrow();
-        let flush_for_ack = durability == Durability::Flushed && !config.write_caching;
+        let flush_for_ack = durability == Durability::Flushed && !config.is_relaxed();
         let (position, base_offset, allocated, unflushed_records) = {
             let mut state = self.state.borrow_mut();
             match state.producers.check(&batch) {
@@ -120,25 +115,34 @@ impl Log {
             let (position, allocated) = state.place(incoming, &batch, leader_epoch, log_append_time_ms);
             let log_end_offset = state.log_end_offset;
             state.commit.note_append(position, log_end_offset, flush_for_ack);
-            let unflushed = log_end_offset - state.commit.high_watermark();
+            let unflushed = log_end_offset - state.commit.flush_asked_offset;
+            if flush_for_ack || config.flush_records <= unflushed {
+                state.commit.flush_asked_offset = log_end_offset;
+            }
             (position, base_offset, allocated, unflushed)
         };
         if allocated > 0 {
             self.cache.charge(self, allocated);
         }
         self.pump_writes();
-        let flush_now = flush_for_ack || config.flush_records <= unflushed_records.max(1);
+        let flush_now = flush_for_ack || config.flush_records <= unflushed_records;
         let durable = self.wait_durable(position, flush_now);
         if !flush_now && config.flush_ms != i64::MAX {
-            self.flush_later(position, config.flush_ms);
+            self.flush_later(config.flush_ms);
         }
         Ok(Appended { base_offset, log_append_time_ms, durable })
     }
 
-    fn flush_later(self: &Rc<Self>, position: u64, flush_ms: i64) {
+    /// Flushes what is unflushed once `flush_ms` have passed; one timer serves all appends meanwhile.
+    fn flush_later(self: &Rc<Self>, flush_ms: i64) {
+        if self.flush_timer.replace(true) {
+            return;
+        }
         let log = self.clone();
         rt::spawn(async move {
             rt::sleep_ms(flush_ms.max(0) as u64).await;
+            log.flush_timer.set(false);
+            let position = log.state.borrow().commit.appended();
             // Whoever else flushed meanwhile covered it; the request then is free.
             let _ = log.request_flush(position).wait().await;
         });
@@ -183,6 +187,9 @@ impl Log {
         if let Some(error) = &state.failed {
             return Room::Refuse(error.clone());
         }
+        if self.closed.get() {
+            return Room::Refuse(LogError::Closed);
+        }
         let tail = state.segments.back().map_or(0, |segment| segment.end_position());
         if tail - state.commit.written() > PARTITION_BACKLOG_BYTES_MAX {
             return Room::Wait;
@@ -210,7 +217,7 @@ impl Log {
             let used = state.segments.back().map_or(0, |segment| segment.size_bytes.get());
             matches!(state.next_file, NextFile::None)
                 && used > segment_bytes / 4 * 3
-                && segment_bytes >= SEGMENT_EXTENT_MAX
+                && segment_bytes >= POOL_FILE_BYTES
         };
         if due {
             let base_offset = self.log_end_offset();
@@ -220,8 +227,9 @@ impl Log {
 
     fn start_prepare(self: &Rc<Self>, base_offset: i64, size_bytes_max: u64) {
         self.state.borrow_mut().next_file = NextFile::Preparing;
-        let log = self.clone();
+        let (log, work) = (self.clone(), self.work());
         rt::spawn(async move {
+            let _work = work;
             let prepared = log.prepare(base_offset, size_bytes_max).await;
             {
                 let mut state = log.state.borrow_mut();
@@ -258,8 +266,9 @@ impl Log {
     /// Opens the active segment's file: recovery leaves it closed, so that idle partitions cost no descriptor.
     fn start_open(self: &Rc<Self>, segment: Rc<Segment>) {
         self.state.borrow_mut().extending = true;
-        let log = self.clone();
+        let (log, work) = (self.clone(), self.work());
         rt::spawn(async move {
+            let _work = work;
             let outcome = segment.file(&log.disk).await;
             {
                 let mut state = log.state.borrow_mut();
@@ -276,8 +285,9 @@ impl Log {
 
     fn start_extend(self: &Rc<Self>, segment: Rc<Segment>, step_bytes: u64) {
         self.state.borrow_mut().extending = true;
-        let log = self.clone();
+        let (log, work) = (self.clone(), self.work());
         rt::spawn(async move {
+            let _work = work;
             let from = segment.allocated_bytes.get();
             let outcome = match segment.open_file() {
                 Some(file) => file.reserve(from, step_bytes).await,
@@ -331,8 +341,9 @@ impl Log {
 
     fn start_naming(self: &Rc<Self>, segment: Rc<Segment>, from: PathBuf) {
         let to = self.directory.join(file_name(segment.base_offset));
-        let log = self.clone();
+        let (log, work) = (self.clone(), self.work());
         rt::spawn(async move {
+            let _work = work;
             match log.disk.rename(from, to.clone(), true).await {
                 Ok(()) => {
                     segment.set_path(&to);
@@ -349,16 +360,19 @@ impl Log {
     }
 
     fn start_sealing(self: &Rc<Self>, segment: Rc<Segment>, summary: SegmentSummary) {
-        let log = self.clone();
+        let (log, work) = (self.clone(), self.work());
         rt::spawn(async move {
             if log.request_flush(segment.end_position()).wait().await.is_err() {
                 return;
             }
+            // An extension that is under way would make the file longer again.
+            log.progress.wait_until(|| !log.state.borrow().extending).await;
             if let Err(error) = log.seal(&segment, &summary).await {
                 // The segment stays valid without its index file: recovery scans it.
                 tracing::warn!("{}: could not be sealed: {error}", segment.path().display());
             }
             segment.sealed.set(true);
+            drop(work);
             log.apply_retention(rt::wall_ms()).await;
         });
     }
@@ -366,6 +380,7 @@ impl Log {
     async fn seal(&self, segment: &Rc<Segment>, summary: &SegmentSummary) -> std::io::Result<()> {
         let file = segment.file(&self.disk).await?;
         file.truncate(summary.size_bytes).await?;
+        file.flush().await?;
         let path = self.directory.join(index_file_name(segment.base_offset));
         self.disk.write_small(path, summary.encode()).await
     }

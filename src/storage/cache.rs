@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
 use super::log::Log;
+use super::tail::Eviction;
+use crate::limits::CHUNK_SIZE_MAX;
 
 /// Tail memory accounting of one core.
 pub struct TailCache {
@@ -31,18 +33,21 @@ impl TailCache {
     /// Accounts for a chunk that `log` allocated and frees the oldest chunks over the budget.
     pub(super) fn charge(&self, log: &Rc<Log>, bytes: usize) {
         self.used_bytes.set(self.used_bytes.get() + bytes);
-        self.queue.borrow_mut().push_back(Rc::downgrade(log));
+        // One entry for each chunk, as each entry frees one: a large batch takes several.
+        for _ in 0..bytes.div_ceil(CHUNK_SIZE_MAX) {
+            self.queue.borrow_mut().push_back(Rc::downgrade(log));
+        }
         // Each turn drops one queue entry or stops: chunks still in flight wait for the next charge.
         let mut turns = self.queue.borrow().len();
         while self.used_bytes.get() > self.limit_bytes && turns > 0 {
             turns -= 1;
             let Some(oldest) = self.queue.borrow_mut().pop_front() else { return };
             let Some(oldest_log) = oldest.upgrade() else { continue };
-            let freed = oldest_log.evict_oldest();
-            if freed == 0 {
-                self.queue.borrow_mut().push_back(oldest);
+            match oldest_log.evict_oldest() {
+                Eviction::Freed(bytes) => self.discharge(bytes),
+                Eviction::Busy => self.queue.borrow_mut().push_back(oldest),
+                Eviction::Empty => {}
             }
-            self.discharge(freed);
         }
     }
 

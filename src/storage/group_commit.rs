@@ -6,6 +6,7 @@
 //! producer asked for is reached. The first flush error fails the log: a retried `fdatasync` reports
 //! success for pages that were lost.
 
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -43,6 +44,8 @@ pub(super) struct Commit {
     await_flush: VecDeque<Waiter>,
     flush_wanted: u64,
     flushing: bool,
+    /// Offset up to which appends asked for a flush: what `flush.messages` counts from.
+    pub(super) flush_asked_offset: i64,
 }
 
 impl Commit {
@@ -59,6 +62,7 @@ impl Commit {
             await_flush: VecDeque::new(),
             flush_wanted: position,
             flushing: false,
+            flush_asked_offset: offset,
         }
     }
 
@@ -143,6 +147,38 @@ impl Commit {
     }
 }
 
+/// Flushes of one core in rounds: logs that ask while a round runs flush together in the next one, so that
+/// the device sees one flush for all of them instead of one after another (the block layer merges
+/// flushes that wait at the same time).
+#[derive(Default)]
+pub struct FlushRounds {
+    running: Cell<usize>,
+    next: RefCell<Vec<Rc<Log>>>,
+}
+
+impl FlushRounds {
+    /// True if `log` may flush now; otherwise it is in the next round.
+    fn join(&self, log: &Rc<Log>) -> bool {
+        if self.running.get() > 0 {
+            self.next.borrow_mut().push(log.clone());
+            return false;
+        }
+        self.running.set(1);
+        true
+    }
+
+    /// Ends one flush; the logs of the next round, if this was the last of its round.
+    fn leave(&self) -> Vec<Rc<Log>> {
+        self.running.set(self.running.get() - 1);
+        if self.running.get() > 0 {
+            return Vec::new();
+        }
+        let next = std::mem::take(&mut *self.next.borrow_mut());
+        self.running.set(next.len());
+        next
+    }
+}
+
 impl Log {
     /// Resolves when everything before log position `position` is written (`flush == false`) or flushed.
     pub(super) fn wait_durable(self: &Rc<Self>, position: u64, flush: bool) -> Pending<AckResult> {
@@ -201,9 +237,9 @@ impl Log {
         }
     }
 
-    /// Starts a flush if somebody waits for one that could be served now.
+    /// Starts a flush if somebody waits for one that could be served now, or joins the next round.
     pub(super) fn kick_flush(self: &Rc<Self>) {
-        let (target, segments) = {
+        {
             let mut state = self.state.borrow_mut();
             let commit = &mut state.commit;
             let nothing_new = commit.written <= commit.flushed;
@@ -216,13 +252,25 @@ impl Log {
                 return;
             }
             commit.flushing = true;
-            let target = commit.written;
+        }
+        if self.rounds.join(self) {
+            self.start_flush();
+        }
+    }
+
+    fn start_flush(self: &Rc<Self>) {
+        let (target, segments) = {
+            let state = self.state.borrow();
+            let target = state.commit.written;
             (target, state.unflushed_segments(target))
         };
         let log = self.clone();
         rt::spawn(async move {
             let outcome = log.flush_segments(segments, target).await;
             log.flush_done(target, outcome);
+            for next in log.rounds.leave() {
+                next.start_flush();
+            }
         });
     }
 

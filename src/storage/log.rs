@@ -15,13 +15,14 @@ use std::rc::Rc;
 
 use super::cache::TailCache;
 use super::disk::{Disk, DiskFile};
-use super::group_commit::Commit;
+use super::group_commit::{Commit, FlushRounds};
 use super::index::SegmentSummary;
 use super::producers::Producers;
 use super::recovery::Recovered;
 use super::segment::Segment;
 use super::segment_pool::{PoolFile, SegmentPool};
-use super::tail::Tail;
+use super::tail::{Eviction, Tail};
+use super::tickets::Tickets;
 use crate::sync::Event;
 
 /// What a topic's configuration says to its logs.
@@ -45,6 +46,16 @@ pub struct LogConfig {
     pub write_caching: bool,
 }
 
+impl LogConfig {
+    /// Whether the topic chose to have `acks=all` answered at write completion: by `write.caching`, or by
+    /// saying itself when to flush. `flush.messages=1` is the default in other words.
+    pub fn is_relaxed(&self) -> bool {
+        let counts = self.flush_records > 1 && self.flush_records != i64::MAX;
+        let timed = self.flush_ms > 0 && self.flush_ms != i64::MAX;
+        self.write_caching || (self.flush_records != 1 && (counts || timed))
+    }
+}
+
 /// Errors of the log as its callers see them.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LogError {
@@ -54,6 +65,9 @@ pub enum LogError {
     /// The disk had no room; nothing was written and the log goes on when there is room.
     #[error("{0}")]
     NoSpace(Rc<str>),
+    /// The broker stops; the log was closed.
+    #[error("the broker is stopping")]
+    Closed,
     /// The log was deleted.
     #[error("the partition was deleted")]
     Deleted,
@@ -98,14 +112,18 @@ pub struct Log {
     pub(super) disk: Rc<dyn Disk>,
     pub(super) pool: Rc<SegmentPool>,
     pub(super) cache: Rc<TailCache>,
+    pub(super) rounds: Rc<FlushRounds>,
     pub(super) config: RefCell<LogConfig>,
     pub(super) state: RefCell<LogState>,
     /// Fired when a write, flush, roll or extension ends.
     pub(super) progress: Event,
     /// Fired when the high watermark moves, and when the log fails or is deleted.
     pub(super) watermark: Event,
-    pub(super) ticket_next: Cell<u64>,
-    pub(super) ticket_serving: Cell<u64>,
+    pub(super) tickets: Tickets,
+    /// Background work on the log's files: preparing, opening, extending, naming, sealing.
+    pub(super) busy: Cell<usize>,
+    pub(super) flush_timer: Cell<bool>,
+    pub(super) closed: Cell<bool>,
     /// Bytes of batches that are being received in place for this log.
     pub(super) landing_bytes: Cell<u64>,
     pub(super) directory_made: Cell<bool>,
@@ -121,6 +139,8 @@ pub struct LogResources {
     pub pool: Rc<SegmentPool>,
     /// The budget of tail memory.
     pub cache: Rc<TailCache>,
+    /// The rounds in which the core's logs flush.
+    pub rounds: Rc<FlushRounds>,
 }
 
 impl Log {
@@ -156,12 +176,15 @@ impl Log {
             disk: resources.disk.clone(),
             pool: resources.pool.clone(),
             cache: resources.cache.clone(),
+            rounds: resources.rounds.clone(),
             config: RefCell::new(config),
             state: RefCell::new(state),
             progress: Event::default(),
             watermark: Event::default(),
-            ticket_next: Cell::new(0),
-            ticket_serving: Cell::new(0),
+            tickets: Tickets::default(),
+            busy: Cell::new(0),
+            flush_timer: Cell::new(false),
+            closed: Cell::new(false),
             landing_bytes: Cell::new(0),
             metadata_file: RefCell::new(Some(metadata_file)),
         })
@@ -202,6 +225,12 @@ impl Log {
         *self.config.borrow_mut() = config;
     }
 
+    /// Marks background work on the log's files, for as long as the guard lives.
+    pub(super) fn work(self: &Rc<Self>) -> Work {
+        self.busy.set(self.busy.get() + 1);
+        Work(self.clone())
+    }
+
     /// Bytes of batches in all segments.
     pub fn size_bytes(&self) -> u64 {
         self.state.borrow().segments.iter().map(|segment| segment.size_bytes.get()).sum()
@@ -228,8 +257,8 @@ impl Log {
         self.state.borrow_mut().producers.expire(before_ms);
     }
 
-    /// Drops the oldest chunk of tail memory if it is written; returns the bytes freed.
-    pub(super) fn evict_oldest(&self) -> usize {
+    /// Drops the oldest chunk of tail memory if it is written.
+    pub(super) fn evict_oldest(&self) -> Eviction {
         let mut state = self.state.borrow_mut();
         let written = state.commit.written();
         state.tail.evict_oldest(written)
@@ -262,8 +291,9 @@ impl Log {
         Some((active.base_offset, state.summary_of(active)))
     }
 
-    /// Waits until everything appended is written and flushed.
+    /// Refuses appends from now on, and waits until everything appended is written and flushed.
     pub async fn close(self: &Rc<Self>) -> Result<(), LogError> {
+        self.closed.set(true);
         let (end, failed) = {
             let state = self.state.borrow();
             (state.commit.appended(), state.failed.clone())
@@ -296,5 +326,15 @@ impl LogState {
                 .collect(),
             producers: self.producers.snapshot(),
         }
+    }
+}
+
+/// Background work on a log's files; a deletion waits for its end.
+pub(super) struct Work(Rc<Log>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+        self.0.progress.fire();
     }
 }

@@ -23,16 +23,18 @@ mod segment_writer;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 pub use append::{AppendError, Appended, Durability};
 pub use buffer::Slice;
 pub use cache::TailCache;
 pub use disk::{Disk, DiskFile, IoFuture};
 pub use disk_dma::{DmaDisk, probe as probe_disk, write_small_blocking};
-pub use group_commit::AckResult;
+pub use group_commit::{AckResult, FlushRounds};
 pub use index::SegmentSummary;
 pub use landing::{Incoming, Landing};
 pub use log::{Log, LogConfig, LogError, LogResources};
 pub use recovery::{Recovered, recover};
 pub use segment_pool::SegmentPool;
 pub use segment_reader::ReadOutcome;
+pub use tickets::Ticket;

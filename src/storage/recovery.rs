@@ -166,7 +166,15 @@ fn load_segment(
             reports: Vec::new(),
         });
     }
-    let indexed = std::fs::read(directory.join(index_file_name(base_offset)))
+    let index_path = directory.join(index_file_name(base_offset));
+    if is_last {
+        // Appends may have followed what it describes, and will.
+        match std::fs::remove_file(&index_path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    let indexed = std::fs::read(&index_path)
         .ok()
         .and_then(|bytes| SegmentSummary::decode(&bytes).ok())
         .filter(|summary| summary.size_bytes <= file_size);
@@ -260,7 +268,7 @@ impl<'a> Scanner<'a> {
         let Ok(batch) = record_batch::parse_header(self.bytes(at, BATCH_HEADER_SIZE)?) else {
             return Ok(None);
         };
-        let size = batch.size_bytes as usize;
+        let size = batch.size_bytes;
         if at + size as u64 > self.file_size {
             return Ok(None);
         }

@@ -75,21 +75,27 @@ impl Log {
         }
     }
 
-    /// Ends the log: refuses everything from now on, waits for I/O in flight, gives its files back and
-    /// removes its directory.
-    pub async fn delete(self: &Rc<Self>, unique: &str) {
+    /// Ends the log: refuses everything from now on, waits for work in flight and takes its directory out
+    /// of the way, so that a topic of the same name can come. Returns where the files are now.
+    pub async fn detach(self: &Rc<Self>, unique: &str) -> Option<PathBuf> {
         self.fail(LogError::Deleted);
-        self.progress
-            .wait_until(|| self.state.borrow().commit.in_flight.iter().all(|write| write.done))
-            .await;
-        let graveyard: PathBuf = self.directory.with_file_name(format!("{}.{unique}-delete", self.name));
+        let in_flight = || self.state.borrow().commit.in_flight.iter().any(|write| !write.done);
+        self.progress.wait_until(|| self.busy.get() == 0 && !in_flight()).await;
         if !self.directory_made.get() {
-            return;
+            return None;
         }
-        if let Err(error) = self.disk.rename(self.directory.clone(), graveyard.clone(), true).await {
-            tracing::error!("{}: cannot be removed: {error}", self.directory.display());
-            return;
+        let graveyard: PathBuf = self.directory.with_file_name(format!("{}.{unique}-delete", self.name));
+        match self.disk.rename(self.directory.clone(), graveyard.clone(), false).await {
+            Ok(()) => Some(graveyard),
+            Err(error) => {
+                tracing::error!("{}: cannot be removed: {error}", self.directory.display());
+                None
+            }
         }
+    }
+
+    /// Gives the files of a detached log back and removes the rest.
+    pub async fn bury(self: Rc<Self>, graveyard: PathBuf) {
         let (segments, next) = {
             let mut state = self.state.borrow_mut();
             let segments = std::mem::take(&mut state.segments);

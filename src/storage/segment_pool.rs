@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::disk::{Disk, DiskFile};
-use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, POOL_FILES_MAX, SEGMENT_EXTENT_MAX};
+use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, POOL_FILE_BYTES, POOL_FILES_MAX};
 use crate::storage::buffer::IoBuf;
 
 struct Pooled {
@@ -113,7 +113,11 @@ impl SegmentPool {
         }
         let path = self.new_path(i64::MAX);
         let file = self.disk.open(&path, true).await?;
-        file.reserve(0, extent_bytes).await?;
+        if let Err(error) = file.reserve(0, extent_bytes).await {
+            drop(file);
+            let _ = self.disk.remove(path).await;
+            return Err(error);
+        }
         Ok((PoolFile { path, size_bytes: extent_bytes }, file))
     }
 
@@ -140,30 +144,38 @@ impl SegmentPool {
         if full || size_bytes < CHUNK_SIZE_MAX as u64 {
             return self.disk.remove(path).await;
         }
-        self.pooled_bytes.set(self.pooled_bytes.get() + size_bytes);
         let new_path = self.new_path(stale_end);
         // Durable, so that a file can never lie in the pool under a bound that is too low.
         self.disk.rename(path, new_path.clone(), true).await?;
+        self.pooled_bytes.set(self.pooled_bytes.get() + size_bytes);
         self.files.borrow_mut().push_back(Pooled { path: new_path, size_bytes, stale_end });
         Ok(())
     }
 
     /// Writes new files full of zeros until the pool holds `target_bytes`; runs in the background.
     pub async fn prefill(&self, target_bytes: u64) -> io::Result<()> {
-        let size_bytes = SEGMENT_EXTENT_MAX;
+        let size_bytes = POOL_FILE_BYTES;
         while self.pooled_bytes.get() + size_bytes <= target_bytes.min(self.capacity_bytes) {
             let path = self.new_path(0);
             let draft = path.with_extension("draft");
             let file = self.disk.open(&draft, true).await?;
-            file.reserve(0, size_bytes).await?;
-            zero_fill(&file, 0, size_bytes).await?;
-            file.flush().await?;
+            if let Err(error) = write_zeros(&file, size_bytes).await {
+                drop(file);
+                let _ = self.disk.remove(draft).await;
+                return Err(error);
+            }
             self.disk.rename(draft, path.clone(), true).await?;
             self.pooled_bytes.set(self.pooled_bytes.get() + size_bytes);
             self.files.borrow_mut().push_back(Pooled { path, size_bytes, stale_end: 0 });
         }
         Ok(())
     }
+}
+
+async fn write_zeros(file: &Rc<dyn DiskFile>, size_bytes: u64) -> io::Result<()> {
+    file.reserve(0, size_bytes).await?;
+    zero_fill(file, 0, size_bytes).await?;
+    file.flush().await
 }
 
 /// Writes zeros over `[from, to)` of a file, one chunk at a time.

@@ -63,7 +63,6 @@ impl Log {
         if let Some(write) = self.state.borrow_mut().commit.in_flight.iter_mut().find(|w| w.end == end) {
             write.done = true;
         }
-        self.pump_writes();
         self.advance_written();
     }
 
@@ -74,6 +73,9 @@ impl Log {
             self.after_commit_moved();
             self.kick_flush();
         }
+        // Completed writes hold a place in the queue until the gap before them closes or their segment is named:
+        // only now is there room for what waits.
+        self.pump_writes();
         self.progress.fire();
     }
 }
@@ -86,8 +88,13 @@ impl LogState {
         }
         let active = self.segments.back()?;
         let chunks = self.tail.chunks_mut();
-        let first_unissued =
-            chunks.iter().rposition(|chunk| chunk.issued == chunk.filled).map_or(0, |at| at + 1);
+        // Chunks are issued in order. One whose bytes were all handed over is empty and says nothing of those before.
+        let first_unissued = chunks
+            .iter()
+            .rposition(|chunk| chunk.filled > 0 && chunk.issued == chunk.filled)
+            .map_or(0, |at| at + 1);
+        let empty = chunks.iter().skip(first_unissued).take_while(|chunk| chunk.filled == 0).count();
+        let first_unissued = first_unissued + empty;
         let chunk = chunks.get_mut(first_unissued)?;
         let from = block_floor(chunk.issued as u64) as usize;
         let block_start = chunk.start() + from as u64;

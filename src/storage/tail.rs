@@ -51,6 +51,16 @@ impl Chunk {
     }
 }
 
+/// What an attempt to free tail memory came to.
+pub enum Eviction {
+    /// So many bytes.
+    Freed(usize),
+    /// The oldest chunk is not written yet.
+    Busy,
+    /// There is no chunk.
+    Empty,
+}
+
 /// The chunks of one log.
 pub struct Tail {
     chunks: VecDeque<Chunk>,
@@ -151,11 +161,11 @@ impl Tail {
         }
     }
 
-    /// Drops the oldest chunk when all of it is written; returns the bytes freed.
-    pub fn evict_oldest(&mut self, written: u64) -> usize {
-        let Some(first) = self.chunks.front() else { return 0 };
+    /// Drops the oldest chunk when all of it is written.
+    pub fn evict_oldest(&mut self, written: u64) -> Eviction {
+        let Some(first) = self.chunks.front() else { return Eviction::Empty };
         if first.issued < first.filled || first.end() > written {
-            return 0;
+            return Eviction::Busy;
         }
         let chunk = self.chunks.pop_front().expect("front was there");
         if self.chunks.is_empty() {
@@ -166,7 +176,7 @@ impl Tail {
             }
             self.next_capacity = CHUNK_SIZE_MIN;
         }
-        chunk.buffer.capacity()
+        Eviction::Freed(chunk.buffer.capacity())
     }
 
     fn chunk_at(&self, position: u64) -> Option<usize> {
