@@ -80,6 +80,10 @@ pub const MESH_INBOX_MAX: usize = 64 << 10;
 /// Slices handed to one vectored send.
 pub const IOVECS_MAX: usize = 512;
 
+/// How long a frame that needs memory of its own may take to arrive, milliseconds: as long as clients wait for an
+/// answer by default. A peer that stalls in the middle of one holds memory that others wait for.
+pub const LARGE_FRAME_MS_MAX: u64 = 30_000;
+
 /// How long a graceful stop waits for requests in flight, milliseconds.
 pub const DRAIN_MS_MAX: u64 = 10_000;
 

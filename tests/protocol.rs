@@ -156,6 +156,30 @@ fn half_frames_hold_nobody_up() {
     broker.stop();
 }
 
+/// Frame memory is reserved when a frame begins: one peer that stalled (or lost its link) in the middle of a frame
+/// of 100 MB kept every other large frame of its core waiting for ever.
+#[test]
+fn a_peer_that_stalls_in_a_large_frame_is_hung_up_on() {
+    let dir = DataDir::new("stalled");
+    let broker = Broker::start(&dir, &Options::default().one_core());
+    let mut client = broker.connect();
+    client.create("t", 2, &[]);
+    let mut stalled = raw(&broker);
+    let mut announced = vec![0; 3000];
+    announced[..8].copy_from_slice(&[0x06, 0x40, 0, 0, 0, 0, 0, 9]);
+    stalled.write_all(&announced).expect("sent");
+    // Small requests do not notice.
+    client.append("t", 0, 1, &batches::batch("small", 1, 1000));
+    let (one, two) = (batches::batch("one", 1, 200_000), batches::batch("two", 1, 200_000));
+    client.set_timeout(2 * support::PATIENCE);
+    let request = client::produce_request(&[("t", 0, &one), ("t", 1, &two)], 1);
+    let response = client.call(PRODUCE_VERSION, &request).expect("an answer");
+    assert!(client::produce_results(&response).iter().all(|result| result.2 == 0));
+    stalled.set_read_timeout(Some(2 * support::PATIENCE)).expect("time-out");
+    assert!(matches!(stalled.read(&mut [0; 16]), Ok(0) | Err(_)), "an answer to half a frame");
+    broker.stop();
+}
+
 #[test]
 fn peers_that_never_read_their_answers_hold_nobody_up() {
     let (_dir, mut broker) = start("deaf");

@@ -21,7 +21,7 @@ use super::frame_pool::FrameBuffer;
 use super::send::send_all;
 use crate::api;
 use crate::limits::{
-    LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX, READ_BUFFER_BYTES_MIN,
+    LARGE_FRAME_MS_MAX, LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX, READ_BUFFER_BYTES_MIN,
 };
 use crate::rt;
 use crate::shard::{Lease, Shard};
@@ -249,7 +249,7 @@ async fn read_large(
     let mut frame = frames.take(size).await;
     frame[..head.len()].copy_from_slice(head);
     let outcome = async {
-        socket.read_exact(&mut frame[head.len()..size]).await?;
+        in_time(socket.read_exact(&mut frame[head.len()..size])).await?;
         dispatch(context, pipeline, Frame::Large(&mut frame, size), size).await
     }
     .await;
@@ -257,6 +257,15 @@ async fn read_large(
         frames.put(frame);
     }
     outcome
+}
+
+/// Ends a receive that holds memory for too long.
+async fn in_time(receive: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    futures_lite::future::or(receive, async {
+        rt::sleep_ms(LARGE_FRAME_MS_MAX).await;
+        Err(io::Error::new(io::ErrorKind::TimedOut, "a large frame did not arrive in time"))
+    })
+    .await
 }
 
 /// Receives a produce request's records straight into the tail memory of their partition.
@@ -274,12 +283,12 @@ async fn read_landing(
     let early = head.len().min(records_end) - records_at;
     let records = landing.bytes();
     records[..early].copy_from_slice(&head[records_at..records_at + early]);
-    socket.read_exact(&mut records[early..]).await?;
+    in_time(socket.read_exact(&mut records[early..])).await?;
     let mut rest = head[..records_at].to_vec();
     rest.extend_from_slice(head.get(records_end..).unwrap_or_default());
     let have = rest.len();
     rest.resize(size - (records_end - records_at), 0);
-    socket.read_exact(&mut rest[have..]).await?;
+    in_time(socket.read_exact(&mut rest[have..])).await?;
     dispatch(context, pipeline, Frame::Landed { head: &mut rest, records_at, landing }, size).await
 }
 
