@@ -19,6 +19,9 @@ pub const DIRECT_WRITE_BYTES_MIN: usize = 128 << 10;
 /// Writes in flight per partition.
 pub const WRITE_DEPTH_MAX: usize = 8;
 
+/// Written bytes for which a flush begins although more writes of the same partition are in flight.
+pub const FLUSH_GROUP_BYTES: u64 = 4 << 20;
+
 /// Bytes appended to one partition but not yet written; an append beyond it waits (back-pressure).
 pub const PARTITION_BACKLOG_BYTES_MAX: u64 = 16 << 20;
 
@@ -40,6 +43,9 @@ pub const TAIL_BYTES_MAX: usize = 1 << 30;
 
 /// Smallest batch that is received straight into tail memory, bytes.
 pub const LANDING_BATCH_BYTES_MIN: usize = 100 << 10;
+
+/// How long a partly filled block waits for the batch that is being received behind it, milliseconds.
+pub const LANDING_GRACE_MS: u64 = 1;
 
 /// Memory of one core for batches that are being received in place, bytes.
 pub const LANDING_BYTES_MAX: usize = 96 << 20;

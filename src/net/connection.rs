@@ -21,7 +21,8 @@ use super::frame_pool::FrameBuffer;
 use super::send::send_all;
 use crate::api;
 use crate::limits::{
-    LARGE_FRAME_MS_MAX, LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX, READ_BUFFER_BYTES_MIN,
+    LARGE_FRAME_MS_MAX, LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX,
+    READ_BUFFER_BYTES_MIN,
 };
 use crate::rt;
 use crate::shard::{Lease, Shard};

@@ -163,7 +163,7 @@ impl Log {
                 Room::Wait => {}
                 Room::Refuse(error) => return Err(error),
                 Room::Prepare { base_offset, size_bytes_max } => {
-                    self.start_prepare(base_offset, size_bytes_max);
+                    self.start_prepare(base_offset, size_bytes_max, SEGMENT_EXTENT_MIN);
                 }
                 Room::Open(segment) => self.start_open(segment),
                 Room::Extend { segment, step_bytes, wait } => {
@@ -221,16 +221,18 @@ impl Log {
         };
         if due {
             let base_offset = self.log_end_offset();
-            self.start_prepare(base_offset, block_ceil(segment_bytes));
+            // A partition that fills segments gets the whole next one at once.
+            let size_bytes = block_ceil(segment_bytes);
+            self.start_prepare(base_offset, size_bytes, size_bytes.min(SEGMENT_EXTENT_MAX));
         }
     }
 
-    fn start_prepare(self: &Rc<Self>, base_offset: i64, size_bytes_max: u64) {
+    fn start_prepare(self: &Rc<Self>, base_offset: i64, size_bytes_max: u64, extent_bytes: u64) {
         self.state.borrow_mut().next_file = NextFile::Preparing;
         let (log, work) = (self.clone(), self.work());
         rt::spawn(async move {
             let _work = work;
-            let prepared = log.prepare(base_offset, size_bytes_max).await;
+            let prepared = log.prepare(base_offset, size_bytes_max, extent_bytes).await;
             {
                 let mut state = log.state.borrow_mut();
                 state.next_file = match prepared {
@@ -251,16 +253,17 @@ impl Log {
         &self,
         base_offset: i64,
         size_bytes_max: u64,
+        extent_bytes: u64,
     ) -> std::io::Result<(PoolFile, Rc<dyn DiskFile>)> {
         if !self.directory_made.get() {
             self.disk.create_dir(self.directory.clone()).await?;
             let metadata = self.metadata_file.borrow_mut().take();
             if let Some(bytes) = metadata {
-                self.disk.write_small(self.directory.join("partition.metadata"), bytes).await?;
+                self.disk.write_small(self.directory.join("partition.metadata"), bytes, true).await?;
             }
             self.directory_made.set(true);
         }
-        self.pool.take(base_offset, SEGMENT_EXTENT_MIN, size_bytes_max).await
+        self.pool.take(base_offset, extent_bytes, size_bytes_max).await
     }
 
     /// Opens the active segment's file: recovery leaves it closed, so that idle partitions cost no descriptor.
@@ -379,10 +382,11 @@ impl Log {
 
     async fn seal(&self, segment: &Rc<Segment>, summary: &SegmentSummary) -> std::io::Result<()> {
         let file = segment.file(&self.disk).await?;
+        // Neither the cut nor the index file need be durable: without them, recovery scans the segment, and
+        // bytes behind its end cannot be taken for batches.
         file.truncate(summary.size_bytes).await?;
-        file.flush().await?;
         let path = self.directory.join(index_file_name(segment.base_offset));
-        self.disk.write_small(path, summary.encode()).await
+        self.disk.write_small(path, summary.encode(), false).await
     }
 }
 

@@ -42,8 +42,8 @@ pub trait Disk {
     fn remove_dir_all(&self, path: PathBuf) -> IoFuture<()>;
     /// Creates a directory, durably.
     fn create_dir(&self, path: PathBuf) -> IoFuture<()>;
-    /// Replaces a small file atomically and durably.
-    fn write_small(&self, path: PathBuf, bytes: Vec<u8>) -> IoFuture<()>;
+    /// Replaces a small file atomically, and durably if `durable`.
+    fn write_small(&self, path: PathBuf, bytes: Vec<u8>, durable: bool) -> IoFuture<()>;
     /// Reads a small file whole.
     fn read_small(&self, path: PathBuf) -> IoFuture<Vec<u8>>;
 }

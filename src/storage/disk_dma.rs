@@ -154,8 +154,15 @@ impl Disk for DmaDisk {
         }))
     }
 
-    fn write_small(&self, path: PathBuf, bytes: Vec<u8>) -> IoFuture<()> {
-        Box::pin(off_core(move || write_small_blocking(&path, &bytes)))
+    fn write_small(&self, path: PathBuf, bytes: Vec<u8>, durable: bool) -> IoFuture<()> {
+        Box::pin(off_core(move || {
+            if durable {
+                return write_small_blocking(&path, &bytes);
+            }
+            let temporary = path.with_extension("tmp");
+            fs::write(&temporary, &bytes)?;
+            fs::rename(&temporary, &path)
+        }))
     }
 
     fn read_small(&self, path: PathBuf) -> IoFuture<Vec<u8>> {

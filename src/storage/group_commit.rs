@@ -13,6 +13,7 @@ use std::rc::Rc;
 use super::log::{Log, LogError};
 use super::segment::Segment;
 use super::segment_writer::InFlight;
+use crate::limits::FLUSH_GROUP_BYTES;
 use crate::rt;
 use crate::sync::{Pending, Promise, oneshot};
 
@@ -248,7 +249,10 @@ impl Log {
             }
             // A waiter whose bytes are still being written is served by the flush after that write.
             let servable = commit.await_flush.front().is_none_or(|first| first.position <= commit.written);
-            if !servable {
+            // While more is being written a flush would be paid for little: it waits for a group's worth.
+            let writing = commit.in_flight.iter().any(|write| !write.done);
+            let group = commit.written - commit.flushed >= FLUSH_GROUP_BYTES;
+            if !servable || (writing && !group) {
                 return;
             }
             commit.flushing = true;

@@ -21,6 +21,7 @@ use super::producers::Producers;
 use super::recovery::Recovered;
 use super::segment::Segment;
 use super::segment_pool::{PoolFile, SegmentPool};
+use super::segment_writer::Grace;
 use super::tail::{Eviction, Tail};
 use super::tickets::Tickets;
 use crate::sync::Event;
@@ -126,6 +127,7 @@ pub struct Log {
     pub(super) closed: Cell<bool>,
     /// Bytes of batches that are being received in place for this log.
     pub(super) landing_bytes: Cell<u64>,
+    pub(super) grace: Cell<Grace>,
     pub(super) directory_made: Cell<bool>,
     pub(super) metadata_file: RefCell<Option<Vec<u8>>>,
 }
@@ -186,6 +188,7 @@ impl Log {
             flush_timer: Cell::new(false),
             closed: Cell::new(false),
             landing_bytes: Cell::new(0),
+            grace: Cell::default(),
             metadata_file: RefCell::new(Some(metadata_file)),
         })
     }

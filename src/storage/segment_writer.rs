@@ -12,7 +12,7 @@ use super::buffer::IoBuf;
 use super::disk::DiskFile;
 use super::log::{Log, LogError, LogState};
 use super::tail::{Chunk, block_ceil, block_floor};
-use crate::limits::{BLOCK_SIZE, DIRECT_WRITE_BYTES_MIN, WRITE_DEPTH_MAX};
+use crate::limits::{BLOCK_SIZE, DIRECT_WRITE_BYTES_MIN, LANDING_GRACE_MS, WRITE_DEPTH_MAX};
 use crate::rt;
 
 /// A write handed to the disk.
@@ -24,6 +24,26 @@ pub(super) struct InFlight {
     /// Segment whose name must be durable before the write counts.
     pub(super) segment: Rc<super::segment::Segment>,
     pub(super) done: bool,
+}
+
+/// Whether the last, partly filled block waits for a batch that is being received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Grace {
+    /// Nothing waits.
+    #[default]
+    None,
+    /// A block waits, a timer runs.
+    Running,
+    /// The timer has run out: the block is written as it is.
+    Over,
+}
+
+enum Plan {
+    Write(Planned),
+    /// Nothing to write, or not now: a completion will come.
+    Wait,
+    /// Only a partly filled block, and more bytes are on their way.
+    Grace,
 }
 
 struct Planned {
@@ -42,15 +62,37 @@ impl Log {
                 if state.failed.is_some() {
                     return;
                 }
-                state.plan_write(self.landing_bytes.get() > 0)
+                let landing = self.landing_bytes.get() > 0;
+                state.plan_write(landing, landing && self.grace.get() != Grace::Over)
             };
-            let Some(planned) = planned else { return };
+            let planned = match planned {
+                Plan::Write(planned) => planned,
+                Plan::Wait => return,
+                Plan::Grace => return self.begin_grace(),
+            };
+            self.grace.set(Grace::None);
             let log = self.clone();
             rt::spawn(async move {
                 let outcome = planned.file.write(planned.buffer, planned.position).await;
                 log.write_done(planned.end, outcome);
             });
         }
+    }
+
+    /// Lets a partly filled block wait for the batch that is being received, but not for long.
+    fn begin_grace(self: &Rc<Self>) {
+        if self.grace.get() != Grace::None {
+            return;
+        }
+        self.grace.set(Grace::Running);
+        let log = self.clone();
+        rt::spawn(async move {
+            rt::sleep_ms(LANDING_GRACE_MS).await;
+            if log.grace.get() == Grace::Running {
+                log.grace.set(Grace::Over);
+                log.pump_writes();
+            }
+        });
     }
 
     fn write_done(self: &Rc<Self>, end: u64, outcome: std::io::Result<()>) {
@@ -81,12 +123,13 @@ impl Log {
 }
 
 impl LogState {
-    /// The next write that may be issued. `landing`: more bytes are being received right now.
-    fn plan_write(&mut self, landing: bool) -> Option<Planned> {
+    /// The next write that may be issued. `landing`: more bytes are being received right now; `grace`: a
+    /// partly filled block should wait for them.
+    fn plan_write(&mut self, landing: bool, grace: bool) -> Plan {
         if self.commit.in_flight.len() >= WRITE_DEPTH_MAX {
-            return None;
+            return Plan::Wait;
         }
-        let active = self.segments.back()?;
+        let Some(active) = self.segments.back() else { return Plan::Wait };
         let chunks = self.tail.chunks_mut();
         // Chunks are issued in order. One whose bytes were all handed over is empty and says nothing of those before.
         let first_unissued = chunks
@@ -95,17 +138,22 @@ impl LogState {
             .map_or(0, |at| at + 1);
         let empty = chunks.iter().skip(first_unissued).take_while(|chunk| chunk.filled == 0).count();
         let first_unissued = first_unissued + empty;
-        let chunk = chunks.get_mut(first_unissued)?;
+        let Some(chunk) = chunks.get_mut(first_unissued) else { return Plan::Wait };
         let from = block_floor(chunk.issued as u64) as usize;
         let block_start = chunk.start() + from as u64;
         let overlaps = self.commit.in_flight.iter().any(|write| !write.done && write.block_end > block_start);
         if overlaps {
-            return None;
+            return Plan::Wait;
         }
         let idle = self.commit.in_flight.iter().all(|write| write.done);
-        let to = write_end(chunk, from, idle, landing, Rc::ptr_eq(&chunk.segment, active))?;
+        let active = Rc::ptr_eq(&chunk.segment, active);
+        let Some(to) = write_end(chunk, from, idle, landing, active) else { return Plan::Wait };
+        // (Only received batches: a small append that waits in an open chunk must not pay for a large one.)
+        if grace && active && chunk.closed && to - from < BLOCK_SIZE && to % BLOCK_SIZE != 0 {
+            return Plan::Grace;
+        }
         // The file of an active segment is always open; a sealed one has nothing left to write.
-        let file = chunk.segment.open_file()?;
+        let Some(file) = chunk.segment.open_file() else { return Plan::Wait };
         let end = chunk.start() + to as u64;
         let (buffer, position) = plan_buffer(chunk, from, to);
         chunk.issued = to;
@@ -116,7 +164,7 @@ impl LogState {
             segment,
             done: false,
         });
-        Some(Planned { buffer, file, position, end })
+        Plan::Write(Planned { buffer, file, position, end })
     }
 }
 
