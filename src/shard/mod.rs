@@ -245,6 +245,7 @@ impl Shard {
             let expiry_ms = i64::try_from(self.config.producer_id_expiration_ms).unwrap_or(i64::MAX);
             for partition in all {
                 partition.log.apply_retention(now_ms).await;
+                partition.log.close_idle_files();
                 partition.log.expire_producers(now_ms.saturating_sub(expiry_ms));
                 rt::yield_now().await;
             }

@@ -375,6 +375,8 @@ impl Log {
                 tracing::warn!("{}: could not be sealed: {error}", segment.path().display());
             }
             segment.sealed.set(true);
+            // Opened again by the first cold read, if there is one.
+            segment.close();
             drop(work);
             log.apply_retention(rt::wall_ms()).await;
         });
@@ -398,7 +400,11 @@ fn must_roll(active: &Segment, size: u64, config: &super::log::LogConfig) -> boo
     let aged = active.created_ms.get() > 0 && rt::wall_ms() - active.created_ms.get() >= config.segment_ms;
     // Kafka's index stores offsets relative to the segment in 32 bits; staying below keeps files readable.
     let wide = active.next_offset.get() - active.base_offset >= i64::from(i32::MAX) - i64::from(i32::MAX / 8);
-    used + size > config.segment_bytes || aged || wide
+    // A recycled file is a little shorter than a segment may be: rolling early is cheaper than extending it.
+    let allocated = active.allocated_bytes.get();
+    let nearly_whole = allocated >= config.segment_bytes - config.segment_bytes / 16;
+    let capacity = if nearly_whole { allocated.min(config.segment_bytes) } else { config.segment_bytes };
+    used + size > capacity || aged || wide
 }
 
 fn room_in(active: &Rc<Segment>, size: u64, size_bytes_max: u64, extending: bool) -> Room {

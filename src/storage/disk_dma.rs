@@ -125,9 +125,16 @@ pub fn write_small_blocking(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 impl Disk for DmaDisk {
     fn open(&self, path: &Path, create: bool) -> IoFuture<Rc<dyn DiskFile>> {
+        use std::os::fd::AsRawFd;
         let path = path.to_owned();
         Box::pin(async move {
-            let file = plain(OpenOptions::new().read(true).write(true).create(create).dma_open(&path).await)?;
+            // glommio looks the path up again after opening it and panics when it is gone, as a segment
+            // is that retention renames meanwhile. A descriptor's own path cannot go.
+            let open = move || fs::File::options().read(true).write(true).create(create).open(&path);
+            let held = off_core(open).await?;
+            let by_descriptor = format!("/proc/self/fd/{}", held.as_raw_fd());
+            let file = plain(OpenOptions::new().read(true).write(true).dma_open(&by_descriptor).await)?;
+            drop(held);
             Ok(Rc::new(OpenFile { file: Rc::new(file) }) as Rc<dyn DiskFile>)
         })
     }

@@ -35,6 +35,13 @@ impl Log {
         }
     }
 
+    /// Closes the files of sealed segments, which cold reads left open; a read under way keeps its own.
+    pub fn close_idle_files(&self) {
+        for segment in self.state.borrow().segments.iter().filter(|segment| segment.sealed.get()) {
+            segment.close();
+        }
+    }
+
     fn detach_expired(&self, now_ms: i64, config: &super::log::LogConfig) -> Option<Rc<Segment>> {
         let (segment, freed) = {
             let mut state = self.state.borrow_mut();
