@@ -242,6 +242,10 @@ pub(crate) struct ProbeArgs {
     /// Seconds for each probe.
     #[arg(long, default_value_t = 2.0)]
     pub(crate) probe_seconds: f64,
+    /// Seconds of load before a workload is measured; default: a quarter of its time, one second at most.
+    /// With several seconds, brokers that recycle segments are measured in their steady state
+    #[arg(long)]
+    pub(crate) warmup: Option<f64>,
     /// Cores of the server side (sink, receiver); default: the second half of the cores.
     #[arg(long, value_name = "LIST", value_parser = cpu_list)]
     pub(crate) cpus_server: Option<CpuList>,

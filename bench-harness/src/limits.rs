@@ -48,4 +48,8 @@ pub(crate) const SINK_FRAME_BYTES_MAX: usize = 16 << 20;
 /// Alignment of O_DIRECT offsets, lengths and buffers, in bytes.
 pub(crate) const DIRECT_ALIGN: usize = 4096;
 /// Disk use of one workload phase that the presets allow, in bytes.
-pub(crate) const PRESET_DISK_BYTES_MAX: u64 = 8_000_000_000;
+pub(crate) const PRESET_DISK_BYTES_MAX: u64 = 4_000_000_000;
+
+/// Bytes that one produce phase of `run` and `compare-endpoints` sends at most: what an endpoint that never looks
+/// at its retention meanwhile (Kafka's default is every five minutes) may put on the disk.
+pub(crate) const PRESET_PHASE_BYTES_MAX: u64 = 24_000_000_000;

@@ -13,7 +13,7 @@ use crate::consumer::AtEnd;
 use crate::error::{BenchError, Result};
 use crate::generator::Peer;
 use crate::kafka::Partition;
-use crate::limits::PRESET_DISK_BYTES_MAX;
+use crate::limits::PRESET_PHASE_BYTES_MAX;
 use crate::report::{Phase, phase};
 use crate::roofline::{Probes, Roofline};
 use crate::schedule::Pace;
@@ -78,7 +78,7 @@ pub(crate) fn shape(name: &str, pace: Pace) -> Option<ProduceLoad> {
         partitions_per_request: 1,
         acks,
         pace,
-        bytes_max: 2 * PRESET_DISK_BYTES_MAX,
+        bytes_max: PRESET_PHASE_BYTES_MAX,
     })
 }
 
@@ -145,7 +145,12 @@ impl Suite<'_> {
     fn client(&self, name: &str) -> Result<Client> {
         let duration = Duration::try_from_secs_f64(self.seconds)
             .map_err(|_| BenchError::Usage(format!("{} is no duration", self.seconds)))?;
-        let mut client = self.probes.client((duration / 4).min(Duration::from_secs(1)), duration);
+        let warmup = match self.probes.args.warmup.map(Duration::try_from_secs_f64) {
+            Some(Ok(warmup)) => warmup,
+            Some(Err(_)) => return Err(BenchError::Usage("--warmup is no duration".into())),
+            None => (duration / 4).min(Duration::from_secs(1)),
+        };
+        let mut client = self.probes.client(warmup, duration);
         client.server_pid = self.server_pid;
         client.progress = self.progress;
         if let Some((folder, prefix)) = &self.logs {
