@@ -20,7 +20,7 @@ pub const DIRECT_WRITE_BYTES_MIN: usize = 128 << 10;
 pub const WRITE_DEPTH_MAX: usize = 8;
 
 /// Written bytes for which a flush begins although more writes of the same partition are in flight.
-pub const FLUSH_GROUP_BYTES: u64 = 4 << 20;
+pub const FLUSH_GROUP_BYTES: u64 = 1 << 20;
 
 /// Bytes appended to one partition but not yet written; an append beyond it waits (back-pressure).
 pub const PARTITION_BACKLOG_BYTES_MAX: u64 = 16 << 20;
@@ -107,3 +107,12 @@ pub const COMPLAINTS_PER_WINDOW_MAX: u32 = 10;
 
 /// Window for [`COMPLAINTS_PER_WINDOW_MAX`], seconds.
 pub const COMPLAINT_WINDOW_S: i64 = 60;
+
+/// Files that may wait for their removal; more wait with whoever gives them away.
+pub const REMOVALS_MAX: usize = 1024;
+
+/// A file is removed by cutting off so much at a time, bytes.
+pub const REMOVAL_STEP_BYTES: u64 = 32 << 20;
+
+/// Pause between two cuts.
+pub const REMOVAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);

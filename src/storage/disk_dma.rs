@@ -8,10 +8,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
 use super::disk::{Disk, DiskFile, IoFuture};
+use crate::limits::{REMOVAL_PAUSE, REMOVAL_STEP_BYTES, REMOVALS_MAX};
 use crate::rt::blocking as off_core;
 
 /// Direct I/O through this core's io_uring.
@@ -105,6 +107,39 @@ pub async fn probe(data_dir: &Path) -> io::Result<()> {
     off_core(move || fs::remove_file(path)).await
 }
 
+/// A file to remove, and who waits for it.
+type Removal = (PathBuf, flume::Sender<io::Result<()>>);
+
+/// The one thread of the process that removes files. Freeing the blocks of a large file holds the journal
+/// and, on a file system mounted with `discard`, the device: so it goes in steps, with pauses.
+fn reaper() -> &'static flume::Sender<Removal> {
+    static REAPER: OnceLock<flume::Sender<Removal>> = OnceLock::new();
+    REAPER.get_or_init(|| {
+        let (queue, removals) = flume::bounded::<Removal>(REMOVALS_MAX);
+        let work = move || {
+            for (path, done) in removals {
+                let _ = done.send(remove_in_steps(&path));
+            }
+        };
+        // Without the thread the queue is closed, and every removal reports it.
+        let _ = std::thread::Builder::new().name("ringlog-reaper".into()).spawn(work);
+        queue
+    })
+}
+
+fn remove_in_steps(path: &Path) -> io::Result<()> {
+    let mut size = fs::metadata(path)?.len();
+    if size > REMOVAL_STEP_BYTES {
+        let file = fs::File::options().write(true).open(path)?;
+        while size > REMOVAL_STEP_BYTES {
+            size -= REMOVAL_STEP_BYTES;
+            file.set_len(size)?;
+            std::thread::sleep(REMOVAL_PAUSE);
+        }
+    }
+    fs::remove_file(path)
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) => fs::File::open(parent)?.sync_all(),
@@ -147,7 +182,12 @@ impl Disk for DmaDisk {
     }
 
     fn remove(&self, path: PathBuf) -> IoFuture<()> {
-        Box::pin(off_core(move || fs::remove_file(path)))
+        Box::pin(async move {
+            let (done, outcome) = flume::bounded(1);
+            let gone = |_| io::Error::other("the thread that removes files is gone");
+            reaper().send_async((path, done)).await.map_err(|_| gone(()))?;
+            outcome.recv_async().await.map_err(|_| gone(()))?
+        })
     }
 
     fn remove_dir_all(&self, path: PathBuf) -> IoFuture<()> {
