@@ -16,6 +16,7 @@ use std::rc::Rc;
 
 use super::disk::{Disk, DiskFile};
 use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, POOL_FILE_BYTES, POOL_FILES_MAX};
+use crate::rt;
 use crate::storage::buffer::IoBuf;
 
 struct Pooled {
@@ -139,9 +140,7 @@ impl SegmentPool {
     /// `stale_end` must be above every record offset the file ever held. The caller guarantees that
     /// nobody reads the file any more.
     pub async fn give_back(&self, path: PathBuf, size_bytes: u64, stale_end: i64) -> io::Result<()> {
-        let full = self.pooled_bytes.get() + size_bytes > self.capacity_bytes
-            || self.files.borrow().len() >= POOL_FILES_MAX;
-        if full || size_bytes < CHUNK_SIZE_MAX as u64 {
+        if size_bytes < CHUNK_SIZE_MAX as u64 || !self.make_room(size_bytes, stale_end) {
             return self.disk.remove(path).await;
         }
         let new_path = self.new_path(stale_end);
@@ -150,6 +149,26 @@ impl SegmentPool {
         self.pooled_bytes.set(self.pooled_bytes.get() + size_bytes);
         self.files.borrow_mut().push_back(Pooled { path: new_path, size_bytes, stale_end });
         Ok(())
+    }
+
+    /// Makes room for a file by removing files with a higher bound, which fewer segments could use: those of
+    /// a deleted topic would else keep out the files that the topics in use give back.
+    fn make_room(&self, size_bytes: u64, stale_end: i64) -> bool {
+        loop {
+            let mut files = self.files.borrow_mut();
+            let fits = self.pooled_bytes.get() + size_bytes <= self.capacity_bytes;
+            if fits && files.len() < POOL_FILES_MAX {
+                return true;
+            }
+            let worst = files.iter().enumerate().max_by_key(|(_, file)| file.stale_end).map(|(at, _)| at);
+            let Some(worst) = worst.filter(|at| files[*at].stale_end > stale_end) else { return false };
+            let Some(file) = files.remove(worst) else { return false };
+            self.pooled_bytes.set(self.pooled_bytes.get() - file.size_bytes);
+            let disk = self.disk.clone();
+            rt::spawn(async move {
+                let _ = disk.remove(file.path).await;
+            });
+        }
     }
 
     /// Writes new files full of zeros until the pool holds `target_bytes`; runs in the background.
