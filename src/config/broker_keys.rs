@@ -267,7 +267,7 @@ pub const BROKER_KEYS: &[KeySpec] = &[
         doc: "Bytes of records between two entries of the offset index.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Full,
+        support: Support::Stored,
     },
     KeySpec {
         name: "log.index.size.max.bytes",
@@ -501,7 +501,7 @@ pub const BROKER_KEYS: &[KeySpec] = &[
         doc: "The number of connections the broker accepts from one address.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Full,
+        support: Support::Stored,
     },
     KeySpec {
         name: "connections.max.idle.ms",
@@ -510,7 +510,7 @@ pub const BROKER_KEYS: &[KeySpec] = &[
         doc: "An idle connection is closed after this time, in milliseconds; -1 means never.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Full,
+        support: Support::Stored,
     },
     KeySpec {
         name: "fetch.max.bytes",

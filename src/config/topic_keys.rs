@@ -112,7 +112,7 @@ pub const TOPIC_KEYS: &[KeySpec] = &[
         doc: "Bytes of records between two entries of the offset index.",
         scope: Scope::Topic,
         synonyms: &["log.index.interval.bytes"],
-        support: Support::Full,
+        support: Support::Stored,
     },
     KeySpec {
         name: "leader.replication.throttled.replicas",
