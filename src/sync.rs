@@ -142,11 +142,6 @@ impl<T> Pending<T> {
         })
         .await
     }
-
-    /// Whether the result is there.
-    pub fn is_ready(&self) -> bool {
-        self.0.borrow().value.is_some()
-    }
 }
 
 #[cfg(test)]

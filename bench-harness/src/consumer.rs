@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::error::{BenchError, Result, io_err, protocol};
 use crate::fetch_walk::{Event, FetchWalk};
 use crate::frame::CLIENT_ID;
-use crate::generator::LoadEnd;
+use crate::generator::{LoadEnd, Meter};
 use crate::kafka::FETCH_VERSION;
 use crate::limits::{FETCH_BUFFER_BYTES, SLEEP_NS_MAX};
 use crate::record::{Counters, Kind, Recorder, Side, Window};
@@ -144,19 +144,13 @@ impl Consumer {
 
     /// Consumes to the end and hands the samples to `recorder`.
     pub(crate) fn run(mut self, mut recorder: Recorder) -> Result<LoadEnd> {
-        sys::sharp_timers();
-        while sys::now_ns() < self.window.load_start_ns {
-            std::thread::sleep(Duration::from_nanos(self.window.load_start_ns.saturating_sub(sys::now_ns())));
-        }
-        let (cpu, delay, start) = (sys::thread_cpu_ns(), sys::thread_run_delay_ns(), sys::now_ns());
+        let meter = Meter::start(&self.window);
         let result = self.drive(&mut recorder);
         if result.is_err() {
             self.spec.stop.store(true, Ordering::Relaxed);
         }
         recorder.finish();
-        self.end.cpu_ns = sys::thread_cpu_ns() - cpu;
-        self.end.run_delay_ns = sys::thread_run_delay_ns().saturating_sub(delay);
-        self.end.wall_ns = sys::now_ns() - start;
+        meter.stop(&mut self.end);
         result.map(|()| self.end)
     }
 

@@ -84,6 +84,36 @@ pub(crate) struct LoadEnd {
     pub(crate) records_total: u64,
 }
 
+/// What a load thread costs, from the window's first send on.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    cpu_ns: u64,
+    run_delay_ns: u64,
+    start_ns: u64,
+}
+
+impl Meter {
+    /// Waits for the window's first send and begins to count.
+    pub(crate) fn start(window: &Window) -> Self {
+        sys::sharp_timers();
+        while sys::now_ns() < window.load_start_ns {
+            std::thread::sleep(Duration::from_nanos(window.load_start_ns.saturating_sub(sys::now_ns())));
+        }
+        Self {
+            cpu_ns: sys::thread_cpu_ns(),
+            run_delay_ns: sys::thread_run_delay_ns(),
+            start_ns: sys::now_ns(),
+        }
+    }
+
+    /// Puts what was counted into `end`.
+    pub(crate) fn stop(self, end: &mut LoadEnd) {
+        end.cpu_ns = sys::thread_cpu_ns() - self.cpu_ns;
+        end.run_delay_ns = sys::thread_run_delay_ns().saturating_sub(self.run_delay_ns);
+        end.wall_ns = sys::now_ns() - self.start_ns;
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Pending {
     correlation: i32,
@@ -187,19 +217,13 @@ impl Generator {
 
     /// Runs the load to its end and hands the samples to `recorder`.
     pub(crate) fn run(mut self, mut recorder: Recorder) -> Result<LoadEnd> {
-        sys::sharp_timers();
-        while sys::now_ns() < self.window.load_start_ns {
-            std::thread::sleep(Duration::from_nanos(self.window.load_start_ns.saturating_sub(sys::now_ns())));
-        }
-        let (cpu, delay, start) = (sys::thread_cpu_ns(), sys::thread_run_delay_ns(), sys::now_ns());
+        let meter = Meter::start(&self.window);
         let result = self.drive(&mut recorder);
         if result.is_err() {
             self.spec.stop.store(true, Ordering::Relaxed);
         }
         recorder.finish();
-        self.end.cpu_ns = sys::thread_cpu_ns() - cpu;
-        self.end.run_delay_ns = sys::thread_run_delay_ns().saturating_sub(delay);
-        self.end.wall_ns = sys::now_ns() - start;
+        meter.stop(&mut self.end);
         result.map(|()| self.end)
     }
 

@@ -67,9 +67,4 @@ impl FramePool {
         }
         self.returned.fire();
     }
-
-    /// Bytes handed out now.
-    pub fn out_bytes(&self) -> usize {
-        self.out_bytes.get()
-    }
 }

@@ -270,7 +270,7 @@ impl Log {
         };
         let log = self.clone();
         rt::spawn(async move {
-            let outcome = log.flush_segments(segments, target).await;
+            let outcome = log.flush_segments(segments).await;
             log.flush_done(target, outcome);
             for next in log.rounds.leave() {
                 next.start_flush();
@@ -278,11 +278,9 @@ impl Log {
         });
     }
 
-    async fn flush_segments(&self, segments: Vec<Rc<Segment>>, target: u64) -> std::io::Result<()> {
+    async fn flush_segments(&self, segments: Vec<Rc<Segment>>) -> std::io::Result<()> {
         for segment in segments {
-            let covered = target.min(segment.end_position()) - segment.base_position;
             segment.file(&self.disk).await?.flush().await?;
-            segment.flushed_bytes.set(segment.flushed_bytes.get().max(covered));
         }
         Ok(())
     }

@@ -101,11 +101,6 @@ impl SegmentIndex {
         let after = self.entries.partition_point(|entry| entry.max_timestamp_before < target_ms);
         after.checked_sub(1).map(|at| self.entries[at]).or_else(|| self.entries.first().copied())
     }
-
-    /// Memory held, bytes.
-    pub fn memory_bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<IndexEntry>()
-    }
 }
 
 /// One remembered batch of a producer.

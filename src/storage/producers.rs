@@ -38,10 +38,6 @@ fn sequence_after(sequence: i32, count: i32) -> i32 {
     ((i64::from(sequence) + i64::from(count)) & 0x7fff_ffff) as i32
 }
 
-fn last_sequence(batch: &BatchInfo) -> i32 {
-    sequence_after(batch.base_sequence, batch.record_count - 1)
-}
-
 impl Producers {
     /// Judges a batch before it is appended.
     pub fn check(&self, batch: &BatchInfo) -> SequenceCheck {
@@ -58,7 +54,7 @@ impl Producers {
         if batch.producer_epoch > entry.epoch {
             return if batch.base_sequence == 0 { SequenceCheck::Next } else { SequenceCheck::OutOfOrder };
         }
-        let last = last_sequence(batch);
+        let last = batch.last_sequence();
         let repeated = entry
             .batches
             .iter()
@@ -100,7 +96,7 @@ impl Producers {
         }
         entry.batches.push_back(ProducerBatch {
             first_sequence: batch.base_sequence,
-            last_sequence: last_sequence(batch),
+            last_sequence: batch.last_sequence(),
             base_offset,
             timestamp_ms: reply_timestamp_ms,
         });

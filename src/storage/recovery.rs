@@ -85,7 +85,6 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, epoch_max: i32) -> io::Re
         segment.adopt(&scan.summary);
         segment.sealed.set(at != last);
         segment.created_ms.set(created_ms(path));
-        segment.flushed_bytes.set(scan.summary.size_bytes);
         let file_size = std::fs::metadata(path)?.len();
         segment.allocated_bytes.set(block_floor(file_size).max(block_floor(scan.summary.size_bytes)));
         position = super::tail::block_ceil(segment.end_position());

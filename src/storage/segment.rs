@@ -33,8 +33,6 @@ pub struct Segment {
     pub sealed: Cell<bool>,
     /// The file carries its final name, so that recovery would find it.
     pub named: Cell<bool>,
-    /// Bytes known to survive power loss.
-    pub flushed_bytes: Cell<u64>,
     /// Sparse index.
     pub index: RefCell<SegmentIndex>,
     path: RefCell<PathBuf>,
@@ -69,7 +67,6 @@ impl Segment {
             created_ms: Cell::new(0),
             sealed: Cell::new(false),
             named: Cell::new(true),
-            flushed_bytes: Cell::new(0),
             index: RefCell::default(),
             path: RefCell::new(path),
             file: RefCell::new(file),
