@@ -7,7 +7,7 @@
 //! append cannot line up with it. A leader epoch, which no CRC covers, decides nothing: where it falls or
 //! is newer than the catalog's, it is damaged, and the batch is kept and reported.
 //! A torn tail is cut; bytes that are cut although valid batches follow are saved beside the log and
-//! reported; damage further inside than any write in flight could reach is kept as a hole and reported.
+//! reported, whole segments too, if what is missing lies at the end of the one before; damage further inside than any write in flight could reach is kept as a hole and reported.
 //! What was scanned is flushed. It must not delete anything that it has not saved.
 
 use std::collections::VecDeque;
@@ -76,6 +76,10 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, epoch_max: i32) -> io::Re
         let scan = load_segment(directory, *base_offset, path, at == last, clean, &recovered, epoch_max)?;
         let known_end = expected.unwrap_or(*base_offset);
         if known_end != *base_offset {
+            if in_flight_at_most(directory, &bases[at..], clean, &recovered, epoch_max)? {
+                set_aside(directory, &bases[at..], &mut recovered)?;
+                break;
+            }
             recovered.reports.push(format!(
                 "{}: offsets {known_end}..{base_offset} are missing before this segment",
                 path.display()
@@ -93,6 +97,7 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, epoch_max: i32) -> io::Re
         recovered.segments.push_back(Rc::new(segment));
     }
     if let (Some(first), Some(active)) = (recovered.segments.front(), recovered.segments.back()) {
+        active.sealed.set(false);
         recovered.log_start_offset = first.base_offset;
         recovered.log_end_offset = active.next_offset.get();
         recovered.partial = last_block(active)?;
@@ -101,6 +106,56 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, epoch_max: i32) -> io::Re
         tracing::error!("{report}");
     }
     Ok(recovered)
+}
+
+/// Whether all batches of `segments`, which begin behind a gap, fit into what can be in flight. Writes to a new
+/// segment may reach the disk before the last ones to the old segment; a batch is acknowledged only when all before
+/// it are there, so what lies behind the gap then is not.
+fn in_flight_at_most(
+    directory: &Path,
+    segments: &[(i64, PathBuf)],
+    clean: CleanMark<'_>,
+    so_far: &Recovered,
+    epoch_max: i32,
+) -> io::Result<bool> {
+    let mut bytes = 0;
+    for (base_offset, path) in segments {
+        bytes +=
+            load_segment(directory, *base_offset, path, false, clean, so_far, epoch_max)?.summary.size_bytes;
+        if bytes > 2 * PARTITION_BACKLOG_BYTES_MAX {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Takes `segments` out of the log: their files stay, durably, under other names. The segment before them becomes the
+/// active one.
+fn set_aside(directory: &Path, segments: &[(i64, PathBuf)], recovered: &mut Recovered) -> io::Result<()> {
+    let end = recovered.segments.back().map_or(0, |segment| segment.next_offset.get());
+    // The newest first: a second crash on the way leaves the gap where it was.
+    for (base_offset, path) in segments.iter().rev() {
+        let saved = path.with_extension("cut-0");
+        std::fs::rename(path, &saved)?;
+        remove_if_there(&directory.join(index_file_name(*base_offset)))?;
+        recovered.reports.push(format!(
+            "{}: begins at offset {base_offset}, but the log ends at {end}: what was written last did not all reach \
+             the disk. It was never acknowledged and is kept as {}",
+            path.display(),
+            saved.display()
+        ));
+    }
+    if let Some(active) = recovered.segments.back() {
+        remove_if_there(&directory.join(index_file_name(active.base_offset)))?;
+    }
+    File::open(directory)?.sync_all()
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 impl Recovered {
@@ -168,10 +223,7 @@ fn load_segment(
     let index_path = directory.join(index_file_name(base_offset));
     if is_last {
         // Appends may have followed what it describes, and will.
-        match std::fs::remove_file(&index_path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_if_there(&index_path)?;
     }
     let indexed = std::fs::read(&index_path)
         .ok()

@@ -260,3 +260,63 @@ fn damage_deep_inside_is_a_hole_and_the_rest_stays_readable() {
     let expected: Vec<i64> = (0..60).filter(|offset| ![5, 9, 12].contains(offset)).collect();
     assert_eq!(offsets, expected);
 }
+
+/// Files of segments with one batch an offset, `sizes[n]` batches in the n-th; their paths.
+fn write_segments(directory: &Path, counts: &[i64], value_size: usize) -> Vec<PathBuf> {
+    let mut offset = 0;
+    let mut paths = Vec::new();
+    for count in counts {
+        let path = directory.join(file_name(offset));
+        let mut bytes = Vec::new();
+        for number in 0..*count {
+            bytes.extend(batch(offset + number, 0, 1, value_size, number as u8));
+        }
+        fs::write(&path, &bytes).expect("a segment");
+        paths.push(path);
+        offset += count;
+    }
+    paths
+}
+
+fn shorten(path: &Path, by: u64) {
+    let file = fs::File::options().write(true).open(path).expect("the segment");
+    file.set_len(file.metadata().expect("metadata").len() - by).expect("set_len");
+}
+
+/// SIGKILL between two writes in flight: the last one to a segment is missing, later ones to the next are there.
+#[test]
+fn segments_behind_a_torn_end_were_in_flight_and_are_set_aside() {
+    for (counts, torn, end) in
+        [(vec![5, 3], 0, 4), (vec![5, 0], 0, 4), (vec![2, 4, 1, 3], 1, 5), (vec![2, 1, 0], 1, 2)]
+    {
+        let directory = tempfile::tempdir().expect("directory");
+        let paths = write_segments(directory.path(), &counts, 300);
+        shorten(&paths[torn], 7);
+        let recovered = recovered_from(directory.path());
+        assert_eq!(recovered.log_end_offset, end, "{counts:?}: {:?}", recovered.reports);
+        assert_eq!(recovered.segments.len(), torn + 1);
+        assert!(!recovered.segments.back().expect("active").sealed.get());
+        let aside = counts.len() - torn - 1;
+        assert_eq!(recovered.reports.len(), aside, "{:?}", recovered.reports);
+        for path in &paths[torn + 1..] {
+            assert!(!path.exists() && path.with_extension("cut-0").exists(), "{}", path.display());
+        }
+        // What goes on there is found by the next start, without a word.
+        let mut bytes = fs::read(&paths[torn]).expect("the segment");
+        bytes.truncate(recovered.segments.back().expect("active").size_bytes.get() as usize);
+        bytes.extend(batch(end, 1, 3, 10, 9));
+        fs::write(&paths[torn], &bytes).expect("the segment");
+        let again = recovered_from(directory.path());
+        assert_eq!((again.log_end_offset, again.reports.len()), (end + 3, 0), "{:?}", again.reports);
+    }
+}
+
+#[test]
+fn a_segment_missing_before_more_than_could_be_in_flight_stays_a_gap() {
+    let directory = tempfile::tempdir().expect("directory");
+    let paths = write_segments(directory.path(), &[3, 20, 20], 1 << 20);
+    shorten(&paths[0], 7);
+    let recovered = recovered_from(directory.path());
+    assert_eq!((recovered.log_end_offset, recovered.segments.len()), (43, 3));
+    assert_eq!(recovered.reports.len(), 1, "{:?}", recovered.reports);
+}
