@@ -20,16 +20,21 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("rt", &["sync"]),
     ("memory", &[]),
+    ("metrics", &[]),
+    ("admin", &["limits", "memory", "metrics", "shard", "wire"]),
     ("wire", &[]),
     ("config", &[]),
     ("catalog", &[]),
     ("preflight", &["config"]),
-    ("storage", &["limits", "rt", "sync", "wire"]),
-    ("partition", &["config", "rt", "storage", "sync", "wire"]),
+    ("storage", &["limits", "metrics", "rt", "sync", "wire"]),
+    ("partition", &["config", "metrics", "rt", "storage", "sync", "wire"]),
     ("shard", &["catalog", "config", "limits", "partition", "rt", "storage", "sync", "wire"]),
-    ("api", &["catalog", "config", "limits", "partition", "rt", "shard", "storage", "sync", "wire"]),
-    ("net", &["api", "limits", "rt", "shard", "storage", "sync"]),
-    ("cli", &["catalog", "config", "limits", "net", "preflight", "rt", "shard"]),
+    (
+        "api",
+        &["catalog", "config", "limits", "metrics", "partition", "rt", "shard", "storage", "sync", "wire"],
+    ),
+    ("net", &["api", "limits", "metrics", "rt", "shard", "storage", "sync"]),
+    ("cli", &["admin", "catalog", "config", "limits", "metrics", "net", "preflight", "rt", "shard"]),
 ];
 
 /// Imports against the direction or narrower than the table: only these names may be used.
