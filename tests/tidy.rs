@@ -29,12 +29,39 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("storage", &["limits", "metrics", "rt", "sync", "wire"]),
     ("partition", &["config", "metrics", "rt", "storage", "sync", "wire"]),
     ("shard", &["catalog", "config", "limits", "partition", "rt", "storage", "sync", "wire"]),
+    ("coordinator", &["catalog", "config", "limits", "partition", "rt", "shard", "storage", "sync", "wire"]),
     (
         "api",
-        &["catalog", "config", "limits", "metrics", "partition", "rt", "shard", "storage", "sync", "wire"],
+        &[
+            "catalog",
+            "config",
+            "coordinator",
+            "limits",
+            "metrics",
+            "partition",
+            "rt",
+            "shard",
+            "storage",
+            "sync",
+            "wire",
+        ],
     ),
     ("net", &["api", "limits", "metrics", "rt", "shard", "storage", "sync"]),
-    ("cli", &["admin", "catalog", "config", "limits", "metrics", "net", "preflight", "rt", "shard"]),
+    (
+        "cli",
+        &[
+            "admin",
+            "catalog",
+            "config",
+            "coordinator",
+            "limits",
+            "metrics",
+            "net",
+            "preflight",
+            "rt",
+            "shard",
+        ],
+    ),
 ];
 
 /// Imports against the direction or narrower than the table: only these names may be used.
@@ -44,6 +71,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 const ONLY_THESE: &[(&str, &str, &[&str])] = &[
     ("api", "net", &["Frame", "FrameBuffer", "Outgoing", "Payload", "Reply"]),
     ("shard", "net", &["FramePool"]),
+    ("shard", "coordinator", &["Coordinators"]),
     ("storage", "wire", &["record_batch", "records"]),
     ("net", "storage", &["Landing", "Slice"]),
     ("cli", "storage", &["probe_disk"]),

@@ -16,6 +16,7 @@ use super::complain;
 use crate::admin;
 use crate::catalog::{Catalog, CatalogChange, CatalogStore};
 use crate::config::{self, BrokerConfig, ConfigFlags};
+use crate::coordinator;
 use crate::limits::{DRAIN_MS_MAX, TAIL_BYTES_MAX};
 use crate::metrics;
 use crate::net;
@@ -221,6 +222,7 @@ async fn run_core(
     });
     rt::spawn(shard.clone().housekeeping());
     rt::spawn(shard.clone().fill_pool());
+    rt::spawn(coordinator::serve(shard.clone()));
     for (listener, address) in addresses.into_iter().enumerate() {
         let shard = shard.clone();
         let socket = match net::listen(address) {
