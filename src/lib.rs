@@ -8,6 +8,7 @@ pub mod api;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod coordinator;
 pub mod limits;
 pub mod memory;
 pub mod net;

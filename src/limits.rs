@@ -119,3 +119,12 @@ pub const REMOVAL_STEP_BYTES: u64 = 32 << 20;
 
 /// Pause between two cuts.
 pub const REMOVAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Bytes of a coordinator's records that go into one batch of its log.
+pub const STATE_LOG_BATCH_BYTES_MAX: usize = 512 << 10;
+
+/// Bytes of a coordinator's records that may wait for its log; beyond, requests are turned away.
+pub const STATE_LOG_QUEUE_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes that replay of a coordinator's log reads at a time.
+pub const STATE_LOG_READ_BYTES: usize = 1 << 20;

@@ -27,9 +27,24 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("storage", &["limits", "rt", "sync", "wire"]),
     ("partition", &["config", "rt", "storage", "sync", "wire"]),
     ("shard", &["catalog", "config", "limits", "partition", "rt", "storage", "sync", "wire"]),
-    ("api", &["catalog", "config", "limits", "partition", "rt", "shard", "storage", "sync", "wire"]),
+    ("coordinator", &["catalog", "config", "limits", "partition", "rt", "shard", "storage", "sync", "wire"]),
+    (
+        "api",
+        &[
+            "catalog",
+            "config",
+            "coordinator",
+            "limits",
+            "partition",
+            "rt",
+            "shard",
+            "storage",
+            "sync",
+            "wire",
+        ],
+    ),
     ("net", &["api", "limits", "rt", "shard", "storage", "sync"]),
-    ("cli", &["catalog", "config", "limits", "net", "preflight", "rt", "shard"]),
+    ("cli", &["catalog", "config", "coordinator", "limits", "net", "preflight", "rt", "shard"]),
 ];
 
 /// Imports against the direction or narrower than the table: only these names may be used.
@@ -39,6 +54,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 const ONLY_THESE: &[(&str, &str, &[&str])] = &[
     ("api", "net", &["Frame", "FrameBuffer", "Outgoing", "Payload", "Reply"]),
     ("shard", "net", &["FramePool"]),
+    ("shard", "coordinator", &["Coordinators"]),
     ("storage", "wire", &["control_batch", "record_batch", "records"]),
     ("net", "storage", &["Landing", "Slice"]),
     ("cli", "storage", &["probe_disk"]),

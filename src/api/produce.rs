@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::control::is_internal;
 use super::{Call, ConnectionContext, Handled, Outcome, Refusal};
 use crate::catalog::{Catalog, Topic};
 use crate::net::{Frame, FrameBuffer, Outgoing};
@@ -24,6 +25,7 @@ use crate::wire::produce::{self, Peek, ProducePartition, ProduceRequest, Produce
 use crate::wire::{RequestHeader, TopicKey, TopicRef};
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const INVALID_TOPIC_EXCEPTION: i16 = 17;
 const INVALID_REQUIRED_ACKS: i16 = 21;
 const UNSUPPORTED_VERSION: i16 = 35;
 const INVALID_TXN_STATE: i16 = 48;
@@ -133,6 +135,9 @@ fn resolve(
         }
         (None, None, _) => Some(gone()),
         (None, Some(topic), _) if topic.partition(partition.partition).is_none() => Some(gone()),
+        (None, Some(topic), _) if is_internal(topic) => {
+            Some(ProduceOutcome::error(INVALID_TOPIC_EXCEPTION, "The topic is the broker's own."))
+        }
         (None, Some(_), None) => Some(ProduceOutcome::error(INVALID_RECORD, "there are no records")),
         _ => None,
     };

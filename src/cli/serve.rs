@@ -15,6 +15,7 @@ use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use super::complain;
 use crate::catalog::{Catalog, CatalogChange, CatalogStore};
 use crate::config::{self, BrokerConfig, ConfigFlags};
+use crate::coordinator;
 use crate::limits::{DRAIN_MS_MAX, TAIL_BYTES_MAX};
 use crate::net;
 use crate::preflight;
@@ -206,6 +207,7 @@ async fn run_core(
     });
     rt::spawn(shard.clone().housekeeping());
     rt::spawn(shard.clone().fill_pool());
+    rt::spawn(coordinator::serve(shard.clone()));
     for (listener, address) in addresses.into_iter().enumerate() {
         let shard = shard.clone();
         let socket = match net::listen(address) {

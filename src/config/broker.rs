@@ -4,6 +4,7 @@
 //! every field is inside the bounds of its key. Must not: change after the start.
 
 use super::broker_keys::{MEMORY_BYTES_MIN, broker_key};
+use super::group_keys::GroupConfig;
 use super::keys::{as_bool, as_size_bytes, split_list};
 use super::machine;
 use super::settings::{ConfigError, Settings};
@@ -111,6 +112,8 @@ pub struct BrokerConfig {
     pub segment_pool_bytes: u64,
     /// `ringlog.write.caching`.
     pub write_caching: bool,
+    /// Consumer groups and internal topics.
+    pub groups: GroupConfig,
     /// What was given explicitly, and where.
     pub settings: Settings,
 }
@@ -193,6 +196,7 @@ impl BrokerConfig {
             memory_bytes: memory_bytes(&settings),
             segment_pool_bytes: size(&settings, "ringlog.segment.pool.bytes").unwrap_or(0) as u64,
             write_caching: boolean(&settings, "ringlog.write.caching"),
+            groups: GroupConfig::read(|name| text(&settings, name)),
             settings,
         })
     }

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::catalog::{Catalog, Topic, owner_core};
 use crate::config::{BrokerConfig, TopicConfig};
+use crate::coordinator::Coordinators;
 use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX};
 use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
@@ -51,6 +52,8 @@ pub struct Shard {
     pub sessions: Sessions,
     /// Memory for request frames.
     pub frames: FramePool,
+    /// Coordinators of groups and transactions.
+    pub coordinators: Coordinators,
     /// Fires when the broker stops.
     pub stop: Event,
     resources: LogResources,

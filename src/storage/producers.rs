@@ -42,7 +42,8 @@ fn sequence_after(sequence: i32, count: i32) -> i32 {
 impl Producers {
     /// Judges a batch before it is appended.
     pub fn check(&self, batch: &BatchInfo) -> SequenceCheck {
-        if batch.producer_id < 0 {
+        // Coordinators write for a producer without its sequence numbers.
+        if batch.producer_id < 0 || batch.base_sequence < 0 {
             return SequenceCheck::Next;
         }
         let Some(entry) = self.entries.get(&batch.producer_id) else {
@@ -79,11 +80,10 @@ impl Producers {
 
     /// Notes an appended batch (also while recovering).
     pub fn note(&mut self, batch: &BatchInfo, base_offset: i64, reply_timestamp_ms: i64, now_ms: i64) {
-        if batch.producer_id < 0 {
-            return;
-        }
-        if batch.is_control() {
+        if batch.producer_id >= 0 && batch.is_control() {
             self.note_marker(batch, now_ms);
+        }
+        if batch.producer_id < 0 || batch.base_sequence < 0 {
             return;
         }
         if self.entries.len() >= PRODUCERS_PER_PARTITION_MAX && !self.entries.contains_key(&batch.producer_id)

@@ -19,6 +19,7 @@ pub mod header;
 pub mod primitives;
 pub mod produce;
 pub mod record_batch;
+pub mod record_fields;
 pub mod records;
 
 pub use api_table::{ApiRange, SUPPORTED};
