@@ -15,6 +15,7 @@ pub mod describe_configs;
 pub mod describe_log_dirs;
 pub mod describe_topic_partitions;
 mod dispatch;
+pub mod features;
 mod fetch;
 mod fetch_read;
 mod find_coordinator;
@@ -117,7 +118,7 @@ pub async fn handle(
             fetch::handle(context, call, &frame.bytes()[header_size..])
         }
         FETCH => return Handled::Ready(fetch::unsupported_version(call)),
-        API_VERSIONS => dispatch::api_versions(call, &frame.bytes()[header_size..]),
+        API_VERSIONS => dispatch::api_versions(&context.shard.catalog(), call, &frame.bytes()[header_size..]),
         _ => {
             drained().await;
             dispatch::handle(context, call, &frame.bytes()[header_size..]).await
