@@ -77,6 +77,9 @@ pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
 /// Producers remembered per partition for idempotence; the least recently used goes first.
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
 
+/// Transactions of one partition that were verified with the coordinator and not begun.
+pub const TXN_VERIFICATIONS_PER_PARTITION_MAX: usize = 10_000;
+
 /// Batches remembered per producer and partition (Kafka's five in flight).
 pub const PRODUCER_BATCHES_KEPT: usize = 5;
 
