@@ -20,12 +20,14 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("rt", &["sync"]),
     ("memory", &[]),
+    ("metrics", &[]),
+    ("admin", &["limits", "memory", "metrics", "shard", "wire"]),
     ("wire", &[]),
     ("config", &[]),
     ("catalog", &[]),
     ("preflight", &["config"]),
-    ("storage", &["limits", "rt", "sync", "wire"]),
-    ("partition", &["config", "rt", "storage", "sync", "wire"]),
+    ("storage", &["limits", "metrics", "rt", "sync", "wire"]),
+    ("partition", &["config", "metrics", "rt", "storage", "sync", "wire"]),
     ("shard", &["catalog", "config", "limits", "partition", "rt", "storage", "sync", "wire"]),
     ("coordinator", &["catalog", "config", "limits", "partition", "rt", "shard", "storage", "sync", "wire"]),
     (
@@ -35,6 +37,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "config",
             "coordinator",
             "limits",
+            "metrics",
             "partition",
             "rt",
             "shard",
@@ -43,8 +46,22 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("net", &["api", "limits", "rt", "shard", "storage", "sync"]),
-    ("cli", &["catalog", "config", "coordinator", "limits", "net", "preflight", "rt", "shard"]),
+    ("net", &["api", "limits", "metrics", "rt", "shard", "storage", "sync"]),
+    (
+        "cli",
+        &[
+            "admin",
+            "catalog",
+            "config",
+            "coordinator",
+            "limits",
+            "metrics",
+            "net",
+            "preflight",
+            "rt",
+            "shard",
+        ],
+    ),
 ];
 
 /// Imports against the direction or narrower than the table: only these names may be used.
@@ -55,7 +72,7 @@ const ONLY_THESE: &[(&str, &str, &[&str])] = &[
     ("api", "net", &["Frame", "FrameBuffer", "Outgoing", "Payload", "Reply"]),
     ("shard", "net", &["FramePool"]),
     ("shard", "coordinator", &["Coordinators"]),
-    ("storage", "wire", &["record_batch", "records"]),
+    ("storage", "wire", &["control_batch", "record_batch", "records"]),
     ("net", "storage", &["Landing", "Slice"]),
     ("cli", "storage", &["probe_disk"]),
 ];

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::control::is_internal;
 use super::{Call, ConnectionContext, Handled, Outcome, Refusal};
 use crate::catalog::{Catalog, Topic};
+use crate::metrics;
 use crate::net::{Frame, FrameBuffer, Outgoing};
 use crate::partition::{Partition, ProduceOutcome};
 use crate::shard::Shard;
@@ -378,10 +379,12 @@ async fn finish(
             }
         }
     }
+    let failed = |entry: &&Entry| entry.outcome.as_ref().is_none_or(|outcome| outcome.error_code != 0);
+    let failures = entries.iter().filter(failed).count();
+    metrics::count_errors(PRODUCE, failures as u64);
     let lost = ProduceOutcome::error(KAFKA_STORAGE_ERROR, "the partition's core is gone");
     if acks == 0 {
-        let failed = entries.iter().any(|entry| entry.outcome.as_ref().is_none_or(|o| o.error_code != 0));
-        return Outgoing { close: failed, ..Outgoing::default() };
+        return Outgoing { close: failures > 0, ..Outgoing::default() };
     }
     let results: Vec<ProduceResult<'_>> = entries
         .iter()
