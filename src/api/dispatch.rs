@@ -48,14 +48,14 @@ fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
 }
 
 /// ApiVersions, the one API that is answered in every version (KIP-511).
-pub(super) fn api_versions(call: Call, body: &[u8]) -> Outcome {
+pub(super) fn api_versions(catalog: &Catalog, call: Call, body: &[u8]) -> Outcome {
     if !api_table::is_supported(call.api_key, call.version) {
         let response = api_versions::respond_unsupported(&ranges());
         let as_version_0 = Call { version: 0, ..call };
         return Ok(encode(as_version_0, &response));
     }
     let request: ApiVersionsRequest = decode(call, body)?;
-    Ok(encode(call, &api_versions::respond(&ranges(), &request, call.version)))
+    Ok(encode(call, &api_versions::respond(&ranges(), catalog, &request, call.version)))
 }
 
 fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeInfo {

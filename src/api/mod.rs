@@ -15,6 +15,7 @@ pub mod describe_configs;
 pub mod describe_log_dirs;
 pub mod describe_topic_partitions;
 mod dispatch;
+pub mod features;
 mod fetch;
 mod fetch_read;
 mod find_coordinator;
@@ -29,6 +30,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use crate::metrics::{self, Counter};
 use crate::net::{Frame, Outgoing, Reply};
 use crate::shard::{ControlError, Shard};
 use crate::wire::api_table::{self, API_VERSIONS, FETCH, PRODUCE};
@@ -117,13 +119,14 @@ pub async fn handle(
             fetch::handle(context, call, &frame.bytes()[header_size..])
         }
         FETCH => return Handled::Ready(fetch::unsupported_version(call)),
-        API_VERSIONS => dispatch::api_versions(call, &frame.bytes()[header_size..]),
+        API_VERSIONS => dispatch::api_versions(&context.shard.catalog(), call, &frame.bytes()[header_size..]),
         _ => {
             drained().await;
             dispatch::handle(context, call, &frame.bytes()[header_size..]).await
         }
     };
     outcome.unwrap_or_else(|error| {
+        metrics::add(Counter::RequestsRefused, 1);
         context.complain(&format!("request {} version {}: {error}", call.api_key, call.version));
         close()
     })
