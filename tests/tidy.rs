@@ -72,7 +72,7 @@ const ONLY_THESE: &[(&str, &str, &[&str])] = &[
     ("api", "net", &["Frame", "FrameBuffer", "Outgoing", "Payload", "Reply"]),
     ("shard", "net", &["FramePool"]),
     ("shard", "coordinator", &["Coordinators"]),
-    ("storage", "wire", &["record_batch", "records"]),
+    ("storage", "wire", &["control_batch", "record_batch", "records"]),
     ("net", "storage", &["Landing", "Slice"]),
     ("cli", "storage", &["probe_disk"]),
 ];

@@ -7,6 +7,21 @@
 //! changes, because the hash of a name decides where its coordinator lives.
 //! It must not encode or decode requests.
 
+pub mod assignor;
+pub mod classic;
+mod classic_join;
+pub mod classic_sync;
+pub mod consumer;
+mod consumer_classic;
+pub mod consumer_groups;
+pub mod consumer_protocol;
+pub mod error;
+pub mod groups;
+mod groups_load;
+pub mod groups_offsets;
+pub mod offsets;
+mod parked;
+pub mod records;
 pub mod state_log;
 
 use std::collections::BTreeMap;
@@ -22,7 +37,10 @@ use crate::shard::{ControlError, Shard};
 
 /// The coordinators of one core, as the shard holds them.
 #[derive(Default)]
-pub struct Coordinators {}
+pub struct Coordinators {
+    /// Consumer groups.
+    pub groups: groups::Groups,
+}
 
 /// A topic of the broker's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +138,7 @@ pub async fn home_of(shard: &Shard, topic: InternalTopic, name: &str) -> Result<
 
 /// Starts what the coordinators of this core do by themselves: loading after a start, time-outs.
 pub async fn serve(shard: Rc<Shard>) {
-    drop(shard);
+    groups::serve(shard).await;
 }
 
 #[cfg(test)]

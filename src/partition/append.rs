@@ -20,6 +20,7 @@ const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 const INVALID_PRODUCER_EPOCH: i16 = 47;
 const KAFKA_STORAGE_ERROR: i16 = 56;
+const INVALID_TXN_STATE: i16 = 48;
 const INVALID_RECORD: i16 = 87;
 
 /// What one partition of a produce request comes to.
@@ -150,6 +151,10 @@ impl Partition {
                     "producer {}: sequence {} is not the next one",
                     batch.producer_id, batch.base_sequence
                 ),
+            )),
+            Err(AppendError::NotInTransaction) => Err(ProduceOutcome::error(
+                INVALID_TXN_STATE,
+                format!("producer {}: the partition is not part of its transaction", batch.producer_id),
             )),
             Err(AppendError::FencedProducer) => Err(ProduceOutcome::error(
                 INVALID_PRODUCER_EPOCH,

@@ -233,6 +233,10 @@ impl Log {
                 return;
             }
             let moved = state.commit.advance_watermark();
+            if moved {
+                let high_watermark = state.commit.high_watermark();
+                state.transactions.settle(high_watermark);
+            }
             state.commit.release_waiters();
             moved
         };
