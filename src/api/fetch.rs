@@ -17,6 +17,7 @@ use crate::limits::{FETCH_RESPONSE_BYTES_MAX, FETCH_WAIT_MS_MAX};
 use crate::net::Outgoing;
 use crate::rt;
 use crate::shard::{SessionContext, SessionError, Shard};
+use crate::storage::Isolation;
 use crate::sync::Event;
 use crate::wire::fetch::{FetchPartition, FetchPartitionHead, FetchRequest, FetchResponseEncoder};
 use crate::wire::header;
@@ -91,7 +92,9 @@ async fn read_until_enough(
     let deadline = Instant::now() + Duration::from_millis(wait_ms as u64);
     let wanted: Vec<Wanted> = {
         let catalog = shard.catalog();
-        partitions.iter().map(|fetch| Wanted::resolve(shard, &catalog, fetch)).collect()
+        let isolation =
+            if request.isolation_level == 1 { Isolation::Committed } else { Isolation::Uncommitted };
+        partitions.iter().map(|fetch| Wanted::resolve(shard, &catalog, fetch, isolation)).collect()
     };
     loop {
         let reads = read_all(shard, &wanted, max_bytes).await;
@@ -104,7 +107,7 @@ async fn read_until_enough(
         let items: Vec<WatchItem> = wanted
             .iter()
             .zip(&reads)
-            .map(|(wanted, read)| WatchItem::new(wanted, read.high_watermark))
+            .map(|(wanted, read)| WatchItem::new(wanted, read))
             .collect();
         drop(reads);
         park(shard, items, deadline).await;
@@ -195,7 +198,7 @@ fn reply(
                 high_watermark: read.high_watermark,
                 last_stable_offset: read.last_stable_offset,
                 log_start_offset: read.log_start_offset,
-                aborted: None,
+                aborted: read.aborted.as_deref(),
                 preferred_read_replica: -1,
                 diverging_epoch: read.diverging,
                 records_len: Some(read.size_bytes as u32),

@@ -5,6 +5,7 @@
 
 use super::broker_keys::{MEMORY_BYTES_MIN, broker_key};
 use super::group_keys::GroupConfig;
+use super::txn_keys::TxnConfig;
 use super::keys::{as_bool, as_size_bytes, split_list};
 use super::machine;
 use super::settings::{ConfigError, Settings};
@@ -114,6 +115,8 @@ pub struct BrokerConfig {
     pub write_caching: bool,
     /// Consumer groups and internal topics.
     pub groups: GroupConfig,
+    /// Transactions.
+    pub transactions: TxnConfig,
     /// What was given explicitly, and where.
     pub settings: Settings,
 }
@@ -197,6 +200,7 @@ impl BrokerConfig {
             segment_pool_bytes: size(&settings, "ringlog.segment.pool.bytes").unwrap_or(0) as u64,
             write_caching: boolean(&settings, "ringlog.write.caching"),
             groups: GroupConfig::read(|name| text(&settings, name)),
+            transactions: TxnConfig::read(|name| text(&settings, name)),
             settings,
         })
     }

@@ -17,11 +17,13 @@ mod render;
 mod settings;
 mod topic;
 mod topic_keys;
+mod txn_keys;
 
 pub use broker::{BrokerConfig, Listener, TimestampType};
 pub use broker_keys::{BROKER_KEYS, broker_key};
 pub use flags::ConfigFlags;
 pub use group_keys::{GroupConfig, MigrationPolicy};
+pub use txn_keys::TxnConfig;
 pub use keys::{KeySpec, Kind, Scope, Support};
 pub use properties::parse_properties;
 pub use render::{Format, render};

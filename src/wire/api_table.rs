@@ -37,6 +37,14 @@ pub const DELETE_TOPICS: i16 = 20;
 pub const INIT_PRODUCER_ID: i16 = 22;
 /// Api key of OffsetForLeaderEpoch.
 pub const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
+/// Api key of AddPartitionsToTxn.
+pub const ADD_PARTITIONS_TO_TXN: i16 = 24;
+/// Api key of AddOffsetsToTxn.
+pub const ADD_OFFSETS_TO_TXN: i16 = 25;
+/// Api key of EndTxn.
+pub const END_TXN: i16 = 26;
+/// Api key of WriteTxnMarkers.
+pub const WRITE_TXN_MARKERS: i16 = 27;
 /// Api key of DescribeConfigs.
 pub const DESCRIBE_CONFIGS: i16 = 32;
 /// Api key of DescribeLogDirs.
@@ -45,6 +53,12 @@ pub const DESCRIBE_LOG_DIRS: i16 = 35;
 pub const CREATE_PARTITIONS: i16 = 37;
 /// Api key of DescribeCluster.
 pub const DESCRIBE_CLUSTER: i16 = 60;
+/// Api key of DescribeProducers.
+pub const DESCRIBE_PRODUCERS: i16 = 61;
+/// Api key of DescribeTransactions.
+pub const DESCRIBE_TRANSACTIONS: i16 = 65;
+/// Api key of ListTransactions.
+pub const LIST_TRANSACTIONS: i16 = 66;
 /// Api key of DescribeTopicPartitions.
 pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 
@@ -68,10 +82,17 @@ pub const SUPPORTED: &[ApiRange] = &[
     range(DELETE_TOPICS, 1, 6, "DeleteTopics"),
     range(INIT_PRODUCER_ID, 0, 5, "InitProducerId"),
     range(OFFSET_FOR_LEADER_EPOCH, 2, 4, "OffsetForLeaderEpoch"),
+    range(ADD_PARTITIONS_TO_TXN, 0, 5, "AddPartitionsToTxn"),
+    range(ADD_OFFSETS_TO_TXN, 0, 4, "AddOffsetsToTxn"),
+    range(END_TXN, 0, 5, "EndTxn"),
+    range(WRITE_TXN_MARKERS, 1, 1, "WriteTxnMarkers"),
     range(DESCRIBE_CONFIGS, 1, 4, "DescribeConfigs"),
     range(DESCRIBE_LOG_DIRS, 1, 4, "DescribeLogDirs"),
     range(CREATE_PARTITIONS, 0, 3, "CreatePartitions"),
     range(DESCRIBE_CLUSTER, 0, 2, "DescribeCluster"),
+    range(DESCRIBE_PRODUCERS, 0, 0, "DescribeProducers"),
+    range(DESCRIBE_TRANSACTIONS, 0, 0, "DescribeTransactions"),
+    range(LIST_TRANSACTIONS, 0, 2, "ListTransactions"),
     range(DESCRIBE_TOPIC_PARTITIONS, 0, 0, "DescribeTopicPartitions"),
 ];
 
@@ -122,7 +143,11 @@ mod tests {
             FIND_COORDINATOR => FindCoordinatorRequest, API_VERSIONS => ApiVersionsRequest,
             CREATE_TOPICS => CreateTopicsRequest,
             DELETE_TOPICS => DeleteTopicsRequest, INIT_PRODUCER_ID => InitProducerIdRequest,
-            OFFSET_FOR_LEADER_EPOCH => OffsetForLeaderEpochRequest, DESCRIBE_CONFIGS => DescribeConfigsRequest,
+            OFFSET_FOR_LEADER_EPOCH => OffsetForLeaderEpochRequest,
+            ADD_PARTITIONS_TO_TXN => AddPartitionsToTxnRequest, ADD_OFFSETS_TO_TXN => AddOffsetsToTxnRequest,
+            END_TXN => EndTxnRequest, WRITE_TXN_MARKERS => WriteTxnMarkersRequest,
+            DESCRIBE_PRODUCERS => DescribeProducersRequest, DESCRIBE_TRANSACTIONS => DescribeTransactionsRequest,
+            LIST_TRANSACTIONS => ListTransactionsRequest, DESCRIBE_CONFIGS => DescribeConfigsRequest,
             DESCRIBE_LOG_DIRS => DescribeLogDirsRequest, CREATE_PARTITIONS => CreatePartitionsRequest,
             DESCRIBE_CLUSTER => DescribeClusterRequest, DESCRIBE_TOPIC_PARTITIONS => DescribeTopicPartitionsRequest,
         ];

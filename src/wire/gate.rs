@@ -124,6 +124,30 @@ const LEADER_EPOCH_TOPIC: &[Field] =
     &[all(Kind::Str), all(Kind::Array(Element::Struct(LEADER_EPOCH_PARTITION)))];
 const LEADER_EPOCH_REQUEST: &[Field] = &[from(3, I32), all(Kind::Array(Element::Struct(LEADER_EPOCH_TOPIC)))];
 
+const TXN_TOPIC: &[Field] = &[all(Kind::Str), all(Kind::Array(I32_ELEMENT))];
+const ADD_PARTITIONS_TRANSACTION: &[Field] =
+    &[all(Kind::Str), all(I64), all(I16), all(BOOL), all(Kind::Array(Element::Struct(TXN_TOPIC)))];
+const ADD_PARTITIONS_REQUEST: &[Field] = &[
+    from(4, Kind::Array(Element::Struct(ADD_PARTITIONS_TRANSACTION))),
+    within(0, 3, Kind::Str),
+    within(0, 3, I64),
+    within(0, 3, I16),
+    within(0, 3, Kind::Array(Element::Struct(TXN_TOPIC))),
+];
+const ADD_OFFSETS_REQUEST: &[Field] = &[all(Kind::Str), all(I64), all(I16), all(Kind::Str)];
+const END_TXN_REQUEST: &[Field] = &[all(Kind::Str), all(I64), all(I16), all(BOOL)];
+const WRITE_MARKERS_MARKER: &[Field] =
+    &[all(I64), all(I16), all(BOOL), all(Kind::Array(Element::Struct(TXN_TOPIC))), all(I32)];
+const WRITE_MARKERS_REQUEST: &[Field] = &[all(Kind::Array(Element::Struct(WRITE_MARKERS_MARKER)))];
+const DESCRIBE_PRODUCERS_REQUEST: &[Field] = &[all(Kind::Array(Element::Struct(TXN_TOPIC)))];
+const DESCRIBE_TRANSACTIONS_REQUEST: &[Field] = &[all(Kind::Array(Element::Str))];
+const LIST_TRANSACTIONS_REQUEST: &[Field] = &[
+    all(Kind::Array(Element::Str)),
+    all(Kind::Array(Element::Fixed(8))),
+    from(1, I64),
+    from(2, Kind::NullableStr),
+];
+
 const DESCRIBE_CONFIGS_RESOURCE: &[Field] =
     &[all(I8), all(Kind::Str), all(Kind::NullableArray(Element::Str))];
 const DESCRIBE_CONFIGS_REQUEST: &[Field] =
@@ -159,6 +183,13 @@ fn schema(api_key: i16) -> Option<&'static [Field]> {
         DELETE_TOPICS => DELETE_TOPICS_REQUEST,
         INIT_PRODUCER_ID => INIT_PRODUCER_ID_REQUEST,
         OFFSET_FOR_LEADER_EPOCH => LEADER_EPOCH_REQUEST,
+        ADD_PARTITIONS_TO_TXN => ADD_PARTITIONS_REQUEST,
+        ADD_OFFSETS_TO_TXN => ADD_OFFSETS_REQUEST,
+        END_TXN => END_TXN_REQUEST,
+        WRITE_TXN_MARKERS => WRITE_MARKERS_REQUEST,
+        DESCRIBE_PRODUCERS => DESCRIBE_PRODUCERS_REQUEST,
+        DESCRIBE_TRANSACTIONS => DESCRIBE_TRANSACTIONS_REQUEST,
+        LIST_TRANSACTIONS => LIST_TRANSACTIONS_REQUEST,
         DESCRIBE_CONFIGS => DESCRIBE_CONFIGS_REQUEST,
         DESCRIBE_LOG_DIRS => DESCRIBE_LOG_DIRS_REQUEST,
         CREATE_PARTITIONS => CREATE_PARTITIONS_REQUEST,
