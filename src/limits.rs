@@ -114,6 +114,12 @@ pub const POOL_PREFILL_BYTES_MAX: u64 = 256 << 20;
 /// Files that one core's segment pool keeps, whatever their size.
 pub const POOL_FILES_MAX: usize = 4096;
 
+/// Longest request head that an admin listener reads, bytes.
+pub const ADMIN_REQUEST_BYTES_MAX: usize = 8 << 10;
+
+/// Longest that one admin connection may take; they are served one after another, seconds.
+pub const ADMIN_CONNECTION_S_MAX: u64 = 5;
+
 /// Log lines about peers' mistakes per core in one window of [`COMPLAINT_WINDOW_S`] seconds.
 pub const COMPLAINTS_PER_WINDOW_MAX: u32 = 10;
 

@@ -35,6 +35,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use crate::metrics::{self, Counter};
 use crate::net::{Frame, Outgoing, Reply};
 use crate::shard::{ControlError, Shard};
 use crate::wire::api_table::{self, API_VERSIONS, FETCH, PRODUCE};
@@ -130,6 +131,7 @@ pub async fn handle(
         }
     };
     outcome.unwrap_or_else(|error| {
+        metrics::add(Counter::RequestsRefused, 1);
         context.complain(&format!("request {} version {}: {error}", call.api_key, call.version));
         close()
     })

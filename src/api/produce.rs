@@ -18,6 +18,7 @@ use super::txn_errors::produce_code;
 use super::{Call, ConnectionContext, Handled, Outcome, Refusal};
 use crate::catalog::{Catalog, Topic};
 use crate::coordinator::txn_state::ProducerKey;
+use crate::metrics;
 use crate::net::{Frame, FrameBuffer, Outgoing};
 use crate::partition::{Partition, ProduceOutcome};
 use crate::shard::Shard;
@@ -440,10 +441,12 @@ async fn finish(
             }
         }
     }
+    let failed = |entry: &&Entry| entry.outcome.as_ref().is_none_or(|outcome| outcome.error_code != 0);
+    let failures = entries.iter().filter(failed).count();
+    metrics::count_errors(PRODUCE, failures as u64);
     let lost = ProduceOutcome::error(KAFKA_STORAGE_ERROR, "the partition's core is gone");
     if acks == 0 {
-        let failed = entries.iter().any(|entry| entry.outcome.as_ref().is_none_or(|o| o.error_code != 0));
-        return Outgoing { close: failed, ..Outgoing::default() };
+        return Outgoing { close: failures > 0, ..Outgoing::default() };
     }
     let results: Vec<ProduceResult<'_>> = entries
         .iter()

@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::complain;
+use crate::admin;
 use crate::catalog::{Catalog, CatalogChange, CatalogStore};
 use crate::config::{self, BrokerConfig, ConfigFlags};
 use crate::coordinator;
 use crate::limits::{DRAIN_MS_MAX, TAIL_BYTES_MAX};
+use crate::metrics;
 use crate::net;
 use crate::preflight;
 use crate::rt;
@@ -59,6 +61,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
         tracing::warn!("{warning}");
     }
     let addresses = resolve_listeners(&mut config)?;
+    let admin_sockets = admin::bind(&config.admin_listeners).map_err(|text| vec![text])?;
     let config = Arc::new(config);
     abort_on_panic();
     block_stop_signals();
@@ -97,7 +100,11 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
             return Err(vec![text]);
         }
     }
-    announce(&config, &catalog, &addresses, began);
+    let admin_addresses =
+        admin_sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect::<Vec<_>>();
+    admin::serve(admin_sockets, mesh.clone())
+        .map_err(|error| vec![format!("cannot start the admin thread: {error}")])?;
+    announce(&config, &catalog, &addresses, &admin_addresses, began);
     wait_for_stop_signal();
     tracing::info!("stopping: draining requests and flushing logs");
     exit_on_second_signal();
@@ -106,10 +113,17 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
     Ok(finish(&config, closed))
 }
 
-fn announce(config: &BrokerConfig, catalog: &Catalog, addresses: &[SocketAddr], began: Instant) {
+fn announce(
+    config: &BrokerConfig,
+    catalog: &Catalog,
+    addresses: &[SocketAddr],
+    admin: &[SocketAddr],
+    began: Instant,
+) {
     let listens: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let admin: String = admin.iter().map(|address| format!(", admin http://{address}")).collect();
     println!(
-        "ringlog {} ready on {} (node {}, cores {:?}, {} topics, {} partitions, started in {} ms)",
+        "ringlog {} ready on {} (node {}, cores {:?}, {} topics, {} partitions, started in {} ms{admin})",
         env!("CARGO_PKG_VERSION"),
         listens.join(", "),
         config.node_id,
@@ -187,6 +201,7 @@ async fn run_core(
     addresses: Vec<SocketAddr>,
     ready: flume::Sender<Result<(), String>>,
 ) -> CoreOutcome {
+    metrics::start_core();
     if let Err(error) = probe_disk(&setup.config.data_dir).await {
         let text = format!("{}: direct I/O failed: {error}", setup.config.data_dir.display());
         let _ = ready.send(Err(text.clone()));

@@ -595,6 +595,15 @@ const GENERAL_KEYS: &[KeySpec] = &[
         support: Support::Full,
     },
     KeySpec {
+        name: "admin.listeners",
+        kind: Kind::Text,
+        default: Some(""),
+        doc: "Where metrics and latency histograms are served over HTTP, as host:port, comma-separated; empty is nowhere. There is no authentication: 127.0.0.1:9644 keeps it on the machine.",
+        scope: Scope::Broker,
+        synonyms: &[],
+        support: Support::Full,
+    },
+    KeySpec {
         name: "ringlog.write.caching",
         kind: Kind::Bool,
         default: Some("false"),

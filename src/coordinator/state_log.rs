@@ -258,9 +258,8 @@ fn replay_batch(
         let key = record.key.unwrap_or_default();
         if info.is_control() {
             // Version and type, 16 bits each; 0 aborts, 1 commits, others are not about records.
-            match key {
-                [_, _, 0, kind @ (0 | 1)] => visit(Replayed::Marker { producer, committed: *kind == 1 }),
-                _ => {}
+            if let [_, _, 0, kind @ (0 | 1)] = key {
+                visit(Replayed::Marker { producer, committed: *kind == 1 });
             }
             continue;
         }

@@ -7,7 +7,8 @@
 //! append cannot line up with it. A leader epoch, which no CRC covers, decides nothing: where it falls or
 //! is newer than the catalog's, it is damaged, and the batch is kept and reported.
 //! A torn tail is cut; bytes that are cut although valid batches follow are saved beside the log and
-//! reported, whole segments too, if what is missing lies at the end of the one before; damage further inside than any write in flight could reach is kept as a hole and reported.
+//! reported, whole segments too, if what is missing lies at the end of the one before; damage further inside than
+//! any write in flight could reach is kept as a hole and reported.
 //! What was scanned is flushed. It must not delete anything that it has not saved.
 
 use std::collections::VecDeque;

@@ -319,9 +319,15 @@ impl LogState {
     /// An offset that no batch before log position `position` reaches.
     pub(super) fn offset_bound(&self, position: u64) -> i64 {
         let after = self.segments.partition_point(|segment| segment.base_position < position);
-        let Some(segment) = after.checked_sub(1).map(|at| &self.segments[at]) else { return self.log_start_offset };
+        let Some(segment) = after.checked_sub(1).map(|at| &self.segments[at]) else {
+            return self.log_start_offset;
+        };
         let inside = position - segment.base_position;
-        segment.index.borrow().ceiling_position(inside).map_or(segment.next_offset.get(), |entry| entry.offset)
+        segment
+            .index
+            .borrow()
+            .ceiling_position(inside)
+            .map_or(segment.next_offset.get(), |entry| entry.offset)
     }
 
     /// Finds `[start, end)` file positions of the answer with headers in memory only.

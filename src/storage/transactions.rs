@@ -158,7 +158,8 @@ impl Transactions {
 
     /// Lets go of ended transactions whose markers lie below the high watermark.
     pub(super) fn settle(&mut self, high_watermark: i64) {
-        while let Some((_, first)) = self.ending.front().copied().filter(|(marker, _)| *marker < high_watermark)
+        while let Some((_, first)) =
+            self.ending.front().copied().filter(|(marker, _)| *marker < high_watermark)
         {
             self.open.remove(&first);
             self.ending.pop_front();
@@ -210,7 +211,8 @@ impl Transactions {
         let mut all: HashMap<i64, TransactionalProducer> = HashMap::new();
         for (id, (epoch, coordinator_epoch)) in &self.coordinator_epochs {
             let (epoch, coordinator_epoch) = (*epoch, *coordinator_epoch);
-            let state = TransactionalProducer { producer_id: *id, epoch, first_offset: -1, coordinator_epoch };
+            let state =
+                TransactionalProducer { producer_id: *id, epoch, first_offset: -1, coordinator_epoch };
             all.insert(*id, state);
         }
         for (id, first) in &self.by_producer {
@@ -246,8 +248,9 @@ impl Transactions {
                 self.coordinator_epochs.insert(state.producer_id, (state.epoch, state.coordinator_epoch));
             }
             if state.first_offset >= 0 {
-                let position =
-                    known.get(&state.first_offset).map_or_else(|| position_of(state.first_offset), |o| o.position);
+                let position = known
+                    .get(&state.first_offset)
+                    .map_or_else(|| position_of(state.first_offset), |o| o.position);
                 self.begin(state.producer_id, state.epoch, state.first_offset, position);
             }
         }
@@ -357,7 +360,8 @@ mod tests {
     use crate::wire::record_batch::parse_header;
 
     fn batch(producer_id: i64, epoch: i16, flags: i16) -> BatchInfo {
-        let bytes = BatchBuilder::new().flags(flags).producer(producer_id, epoch, 0).record(1, None, None).build();
+        let bytes =
+            BatchBuilder::new().flags(flags).producer(producer_id, epoch, 0).record(1, None, None).build();
         parse_header(&bytes).expect("a batch")
     }
 
