@@ -143,3 +143,27 @@ pub const STATE_LOG_QUEUE_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes that replay of a coordinator's log reads at a time.
 pub const STATE_LOG_READ_BYTES: usize = 1 << 20;
+
+/// Groups that one partition of `__consumer_offsets` remembers.
+pub const GROUPS_PER_PARTITION_MAX: usize = 100_000;
+
+/// Members of one group, whatever the configuration says.
+pub const GROUP_MEMBERS_MAX: usize = 20_000;
+
+/// Bytes of metadata that the members of one group may have together, and of the assignments they get.
+pub const GROUP_METADATA_BYTES_MAX: usize = 4 << 20;
+
+/// Partitions for which one group may have committed an offset.
+pub const GROUP_OFFSETS_MAX: usize = 200_000;
+
+/// Longest sleep of a core's group timer, milliseconds.
+pub const GROUP_TIMER_MS_MAX: i64 = 1_000;
+
+/// Longest regular expression that a member may subscribe with, bytes.
+pub const GROUP_REGEX_BYTES_MAX: usize = 1_000;
+
+/// Different regular expressions in one group.
+pub const GROUP_REGEXES_MAX: usize = 100;
+
+/// Memory that one compiled regular expression may take, bytes.
+pub const REGEX_PROGRAM_BYTES_MAX: usize = 1 << 20;

@@ -22,6 +22,9 @@ use crate::wire::record_fields;
 /// Attribute bit of a batch that is part of a transaction.
 const TRANSACTIONAL_FLAG: i16 = 0x10;
 
+/// Attribute bit of a batch that holds a marker.
+const CONTROL_FLAG: i16 = 0x20;
+
 /// Sequence number of batches that are not checked for order: a coordinator's own.
 const NO_SEQUENCE: i32 = -1;
 
@@ -82,8 +85,18 @@ pub enum Replayed<'a> {
     },
 }
 
+/// The end of a transaction on a partition, as it is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// Whether the producer's records count.
+    pub committed: bool,
+    /// Epoch of the transaction's coordinator.
+    pub coordinator_epoch: i32,
+}
+
 struct Queued {
     records: Vec<LogRecord>,
+    marker: Option<Marker>,
     size_bytes: usize,
     producer: Option<RecordProducer>,
     done: Promise<Stored>,
@@ -126,18 +139,37 @@ impl StateLog {
         records: Vec<LogRecord>,
         producer: Option<RecordProducer>,
     ) -> Result<Pending<Stored>, StateLogError> {
+        if records.is_empty() {
+            let (done, pending) = oneshot();
+            done.fill(Ok(self.partition.log.log_end_offset()));
+            return Ok(pending);
+        }
+        self.queue(records, None, producer)
+    }
+
+    /// Queues the marker that ends `producer`'s transaction on this partition, behind its records.
+    pub fn submit_marker(
+        self: &Rc<Self>,
+        producer: RecordProducer,
+        marker: Marker,
+    ) -> Result<Pending<Stored>, StateLogError> {
+        self.queue(Vec::new(), Some(marker), Some(producer))
+    }
+
+    fn queue(
+        self: &Rc<Self>,
+        records: Vec<LogRecord>,
+        marker: Option<Marker>,
+        producer: Option<RecordProducer>,
+    ) -> Result<Pending<Stored>, StateLogError> {
         let size_bytes: usize = records.iter().map(record_size).sum();
         let queued = self.queued_bytes.get();
         if queued > 0 && queued + size_bytes > STATE_LOG_QUEUE_BYTES_MAX {
             return Err(StateLogError::Busy);
         }
         let (done, pending) = oneshot();
-        if records.is_empty() {
-            done.fill(Ok(self.partition.log.log_end_offset()));
-            return Ok(pending);
-        }
         self.queued_bytes.set(queued + size_bytes);
-        self.queue.borrow_mut().push_back(Queued { records, size_bytes, producer, done });
+        self.queue.borrow_mut().push_back(Queued { records, marker, size_bytes, producer, done });
         if !self.pumping.replace(true) {
             let log = self.clone();
             rt::spawn(async move { log.pump().await });
@@ -178,7 +210,9 @@ impl StateLog {
         let mut size_bytes = 0;
         while let Some(next) = queue.front() {
             let fits = size_bytes + next.size_bytes <= STATE_LOG_BATCH_BYTES_MAX;
-            if batch.first().is_some_and(|first| first.producer != next.producer || !fits) {
+            let alone = next.marker.is_some();
+            let parts = |first: &Queued| alone || first.marker.is_some() || first.producer != next.producer;
+            if batch.first().is_some_and(|first| parts(first) || !fits) {
                 break;
             }
             size_bytes += next.size_bytes;
@@ -190,8 +224,17 @@ impl StateLog {
     async fn write(&self, batch: &[Queued], producer: Option<RecordProducer>) -> Stored {
         let now_ms = rt::wall_ms();
         let mut builder = BatchBuilder::new();
+        let marker = batch.iter().find_map(|queued| queued.marker);
         if let Some(producer) = producer {
-            builder = builder.producer(producer.id, producer.epoch, NO_SEQUENCE).flags(TRANSACTIONAL_FLAG);
+            let control = if marker.is_some() { CONTROL_FLAG } else { 0 };
+            builder = builder
+                .producer(producer.id, producer.epoch, NO_SEQUENCE)
+                .flags(TRANSACTIONAL_FLAG | control);
+        }
+        if let Some(marker) = marker {
+            let key = [0, 0, 0, u8::from(marker.committed)];
+            let value = [&[0, 0][..], &marker.coordinator_epoch.to_be_bytes()].concat();
+            builder = builder.record(now_ms, Some(&key), Some(&value));
         }
         for record in batch.iter().flat_map(|queued| &queued.records) {
             builder = builder.record(now_ms, Some(&record.key), record.value.as_deref());
