@@ -20,6 +20,7 @@ use super::{
     create_partitions, create_topics, delete_topics, describe_cluster, describe_configs, describe_log_dirs,
     describe_topic_partitions, describe_transactions, end_txn,
     find_coordinator, init_producer_id, list_offsets, metadata, offset_for_leader_epoch,
+    txn_offset_commit,
 };
 use crate::catalog::{Catalog, CatalogChange};
 use crate::rt;
@@ -137,6 +138,10 @@ async fn transactional(shard: &ShardRef, call: Call, body: &[u8]) -> Outcome {
             encode(call, &end_txn::respond(shard, &decode(call, body)?, call.version).await)
         }
         api_table::WRITE_TXN_MARKERS => encode(call, &end_txn::write(shard, &decode(call, body)?).await),
+        api_table::TXN_OFFSET_COMMIT => {
+            let response = txn_offset_commit::respond(shard, decode(call, body)?, call.version).await;
+            encode(call, &response)
+        }
         api_table::DESCRIBE_PRODUCERS => {
             encode(call, &describe_transactions::producers(shard, &decode(call, body)?).await)
         }

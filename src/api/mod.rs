@@ -29,6 +29,7 @@ mod offset_for_leader_epoch;
 pub(crate) mod produce;
 mod txn_admission;
 mod txn_errors;
+mod txn_offset_commit;
 
 use std::cell::Cell;
 use std::future::Future;

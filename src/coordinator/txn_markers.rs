@@ -8,6 +8,9 @@ use std::rc::Rc;
 
 use uuid::Uuid;
 
+use super::error::GroupError;
+use super::state_log::{self, RecordProducer};
+use super::{Home, InternalTopic, groups};
 use crate::partition::Partition;
 use crate::rt;
 use crate::shard::Shard;
@@ -65,7 +68,12 @@ pub async fn write_markers(shard: &Rc<Shard>, marker: Marker, targets: &[MarkerT
 async fn write_here(owner: &Rc<Shard>, marker: Marker, targets: &[MarkerTarget]) -> Vec<MarkerOutcome> {
     // All are appended before the first is waited for, so that they share flushes.
     let mut appended = Vec::with_capacity(targets.len());
+    let offsets = InternalTopic::ConsumerOffsets.find(&owner.catalog()).map(|topic| topic.id);
     for target in targets {
+        if Some(target.topic_id) == offsets {
+            appended.push(Err(end_offsets(owner, marker, target).await));
+            continue;
+        }
         appended.push(match owner.partition(target.topic_id, target.partition) {
             Some(partition) => append(&partition, marker).await,
             None => Err(MarkerOutcome::Gone),
@@ -79,6 +87,21 @@ async fn write_here(owner: &Rc<Shard>, marker: Marker, targets: &[MarkerTarget])
         });
     }
     outcomes
+}
+
+/// Offsets of a group become visible with the marker: its coordinator writes it behind them.
+async fn end_offsets(owner: &Rc<Shard>, marker: Marker, target: &MarkerTarget) -> MarkerOutcome {
+    let home = Home { core: owner.core, topic_id: target.topic_id, partition: target.partition };
+    let producer = RecordProducer { id: marker.producer_id, epoch: marker.producer_epoch };
+    let ending = state_log::Marker { committed: marker.commit, coordinator_epoch: marker.coordinator_epoch };
+    match groups::open(owner, home) {
+        Ok(partition) => match partition.end_transaction(producer, ending).await {
+            Ok(()) => MarkerOutcome::Written,
+            Err(_) => MarkerOutcome::Failed,
+        },
+        Err(GroupError::NotCoordinator) => MarkerOutcome::Gone,
+        Err(_) => MarkerOutcome::Failed,
+    }
 }
 
 type Durable = crate::sync::Pending<crate::storage::AckResult>;

@@ -45,6 +45,8 @@ pub const ADD_OFFSETS_TO_TXN: i16 = 25;
 pub const END_TXN: i16 = 26;
 /// Api key of WriteTxnMarkers.
 pub const WRITE_TXN_MARKERS: i16 = 27;
+/// Api key of TxnOffsetCommit.
+pub const TXN_OFFSET_COMMIT: i16 = 28;
 /// Api key of DescribeConfigs.
 pub const DESCRIBE_CONFIGS: i16 = 32;
 /// Api key of DescribeLogDirs.
@@ -86,6 +88,7 @@ pub const SUPPORTED: &[ApiRange] = &[
     range(ADD_OFFSETS_TO_TXN, 0, 4, "AddOffsetsToTxn"),
     range(END_TXN, 0, 5, "EndTxn"),
     range(WRITE_TXN_MARKERS, 1, 1, "WriteTxnMarkers"),
+    range(TXN_OFFSET_COMMIT, 0, 5, "TxnOffsetCommit"),
     range(DESCRIBE_CONFIGS, 1, 4, "DescribeConfigs"),
     range(DESCRIBE_LOG_DIRS, 1, 4, "DescribeLogDirs"),
     range(CREATE_PARTITIONS, 0, 3, "CreatePartitions"),
@@ -146,6 +149,7 @@ mod tests {
             OFFSET_FOR_LEADER_EPOCH => OffsetForLeaderEpochRequest,
             ADD_PARTITIONS_TO_TXN => AddPartitionsToTxnRequest, ADD_OFFSETS_TO_TXN => AddOffsetsToTxnRequest,
             END_TXN => EndTxnRequest, WRITE_TXN_MARKERS => WriteTxnMarkersRequest,
+            TXN_OFFSET_COMMIT => TxnOffsetCommitRequest,
             DESCRIBE_PRODUCERS => DescribeProducersRequest, DESCRIBE_TRANSACTIONS => DescribeTransactionsRequest,
             LIST_TRANSACTIONS => ListTransactionsRequest, DESCRIBE_CONFIGS => DescribeConfigsRequest,
             DESCRIBE_LOG_DIRS => DescribeLogDirsRequest, CREATE_PARTITIONS => CreatePartitionsRequest,
