@@ -203,7 +203,8 @@ fn administrators_see_transactions_and_producers() {
     let listed = client.call(1, &request).unwrap().transaction_states;
     assert_eq!((listed.len(), listed[0].transactional_id.as_str()), (1, "x"));
     let pattern = Some(StrBytes::from_static_str("o.*"));
-    let request = ListTransactionsRequest::default().with_duration_filter(-1).with_transactional_id_pattern(pattern);
+    let request =
+        ListTransactionsRequest::default().with_duration_filter(-1).with_transactional_id_pattern(pattern);
     assert_eq!(client.call(2, &request).unwrap().transaction_states[0].transactional_id.as_str(), "other");
     let topic = kafka_protocol::messages::describe_producers_request::TopicRequest::default()
         .with_name(TopicName(StrBytes::from_static_str("t")))
@@ -211,7 +212,10 @@ fn administrators_see_transactions_and_producers() {
     let request = DescribeProducersRequest::default().with_topics(vec![topic]);
     let found = client.call(0, &request).unwrap();
     let state = &found.topics[0].partitions[0].active_producers[0];
-    assert_eq!((state.producer_id.0, state.last_sequence, state.current_txn_start_offset), (producer.0, 2, 0));
+    assert_eq!(
+        (state.producer_id.0, state.last_sequence, state.current_txn_start_offset),
+        (producer.0, 2, 0)
+    );
     broker.stop();
 }
 
@@ -235,7 +239,9 @@ fn write_until_killed(client: &mut Client, round: u32, version_2: bool, fates: &
     for number in 0.. {
         let tag = format!("r{round}-{number}");
         fates.insert(tag.clone(), Fate::Aborted);
-        if !version_2 && !matches!(add(client, id, producer, &[("t", 0), ("t", 1)]), Ok(codes) if codes == [0, 0]) {
+        if !version_2
+            && !matches!(add(client, id, producer, &[("t", 0), ("t", 1)]), Ok(codes) if codes == [0, 0])
+        {
             return;
         }
         for _ in 0..1 + random.below(2) {

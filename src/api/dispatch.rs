@@ -34,12 +34,12 @@ fn ranges() -> Vec<(i16, i16, i16)> {
     SUPPORTED.iter().map(|range| (range.key, range.min, range.max)).collect()
 }
 
-fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
+pub(super) fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
     gate::check(call.api_key, call.version, body)?;
     T::decode(&mut Bytes::copy_from_slice(body), call.version).map_err(|_| Refusal::Malformed)
 }
 
-fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
+pub(super) fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
     let mut body = BytesMut::new();
     if let Err(error) = response.encode(&mut body, call.version) {
         // Our own response does not fit its own schema: a mistake of ours, seen by the client as a cut.
@@ -110,9 +110,10 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         }
         api_table::FIND_COORDINATOR => {
             let request: FindCoordinatorRequest = decode(call, body)?;
+            let ready = find_coordinator::prepare(shard, &request).await;
             Ok(encode(
                 call,
-                &find_coordinator::respond(&node_info(context, &catalog), &request, call.version),
+                &find_coordinator::respond(&node_info(context, &catalog), &request, call.version, ready),
             ))
         }
         api_table::INIT_PRODUCER_ID => {

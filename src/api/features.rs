@@ -29,6 +29,7 @@ pub struct Feature {
 /// Every feature, by name. One line each; Java clients read them from ApiVersions (`transaction.version` 2 switches
 /// on KIP-890's second part, `group.version` 1 is KIP-848).
 pub const FEATURES: &[Feature] = &[
+    Feature { name: "group.version", min: 0, max: 1 },
     // 3.3-IV3 to 4.1-IV1, the range of Kafka 4.1.
     Feature { name: "metadata.version", min: 7, max: 27 },
     // 1: flexible records; 2: an epoch for each transaction (KIP-890). Clients choose by the level.

@@ -510,6 +510,13 @@ impl ConsumerGroup {
         missing.iter().any(|(topic, list)| list.iter().any(|i| self.holders.contains_key(&(*topic, *i))))
     }
 
+    /// After a start the names of topics are not known until somebody asks.
+    pub(super) fn learn_names(&mut self, catalog: &Catalog) {
+        if self.names.is_empty() {
+            self.look_at_topics(catalog, true);
+        }
+    }
+
     /// Partitions by the names of their topics, as classic members have them.
     pub(super) fn to_names(&self, partitions: &Partitions) -> BTreeMap<String, BTreeSet<i32>> {
         let named = |(topic, indexes): (&Uuid, &BTreeSet<i32>)| {

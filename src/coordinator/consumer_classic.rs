@@ -117,7 +117,13 @@ impl ConsumerGroup {
     }
 
     /// A classic member asks for its assignment.
-    pub(super) fn sync_classic(&mut self, request: &SyncRequest, now_ms: i64) -> Result<Synced, GroupError> {
+    pub(super) fn sync_classic(
+        &mut self,
+        request: &SyncRequest,
+        catalog: &Catalog,
+        now_ms: i64,
+    ) -> Result<Synced, GroupError> {
+        self.learn_names(catalog);
         let member = self.check_classic(&request.member)?;
         if self.epoch > member.epoch && member.state != MemberState::Unrevoked {
             return Err(GroupError::RebalanceInProgress);

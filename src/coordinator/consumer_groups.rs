@@ -15,10 +15,29 @@ use super::error::GroupError;
 use super::groups::{GroupPartition, GroupRef, Kind, new_member_id, storage_error};
 use super::records::Key;
 use super::state_log::{LogRecord, Stored};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, ResourceKind};
+use crate::config::GroupConfig;
 use crate::limits::GROUP_MEMBERS_MAX;
 use crate::rt;
 use crate::sync::Pending;
+
+/// The session time-out of a group: its own (KIP-848's group configurations) or the broker's, within the bounds.
+fn session_timeout_ms(rules: &GroupConfig, catalog: &Catalog, name: &str) -> i32 {
+    let own = group_setting(catalog, name, "consumer.session.timeout.ms");
+    let (min, max) = rules.consumer_session_timeout_bounds_ms;
+    own.map_or(rules.consumer_session_timeout_ms, |ms| ms.min(max).max(min))
+}
+
+/// How often members of a group are to send a heartbeat, milliseconds.
+pub fn heartbeat_interval_ms(rules: &GroupConfig, catalog: &Catalog, name: &str) -> i32 {
+    let own = group_setting(catalog, name, "consumer.heartbeat.interval.ms");
+    let (min, max) = rules.consumer_heartbeat_interval_bounds_ms;
+    own.map_or(rules.consumer_heartbeat_interval_ms, |ms| ms.min(max).max(min))
+}
+
+fn group_setting(catalog: &Catalog, name: &str, key: &str) -> Option<i32> {
+    catalog.dynamic.configs(ResourceKind::Group, name)?.get(key)?.parse().ok()
+}
 
 impl GroupPartition {
     /// A heartbeat of a member of the new protocol, which is also how it joins and leaves.
@@ -37,7 +56,7 @@ impl GroupPartition {
         let (outcome, stored) = {
             let mut held = group.borrow_mut();
             let Kind::Consumer(consumer) = &mut held.kind else { return Err(GroupError::GroupNotFound) };
-            let timeout_ms = rules.consumer_session_timeout_ms;
+            let timeout_ms = session_timeout_ms(rules, &catalog, name);
             let outcome = consumer.heartbeat(name, request, timeout_ms, &catalog, rt::steady_ms());
             (outcome, self.submit(consumer))
         };

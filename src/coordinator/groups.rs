@@ -185,7 +185,7 @@ fn check_interval_ms(shard: &Shard) -> i64 {
 }
 
 /// A member id: a prefix that people recognise, and a part that nobody guesses.
-pub(super) fn new_member_id(prefix: &str) -> String {
+pub fn new_member_id(prefix: &str) -> String {
     format!("{prefix}-{}", Uuid::new_v4())
 }
 
@@ -261,13 +261,18 @@ impl GroupPartition {
     }
 
     /// A member brings or fetches assignments.
-    pub async fn sync(self: &Rc<Self>, name: &str, request: SyncRequest) -> SyncOutcome {
+    pub async fn sync(
+        self: &Rc<Self>,
+        name: &str,
+        request: SyncRequest,
+        catalog: Arc<Catalog>,
+    ) -> SyncOutcome {
         let group = self.find(name).ok_or(GroupError::UnknownMember)?;
         let (answer, pending) = park();
         let now_ms = rt::steady_ms();
         match &mut group.borrow_mut().kind {
             Kind::Classic(classic) => classic.sync(request, answer, now_ms),
-            Kind::Consumer(consumer) => answer.answer(consumer.sync_classic(&request, now_ms)),
+            Kind::Consumer(consumer) => answer.answer(consumer.sync_classic(&request, &catalog, now_ms)),
         }
         self.settle(name, &group);
         pending.wait().await

@@ -16,9 +16,10 @@ use super::error::GroupError;
 use super::groups::{Group, GroupPartition, GroupRef, Kind, storage_error};
 use super::offsets::{Entry, TopicPartition};
 use super::records::{Committed, Key};
-use super::state_log::{LogRecord, Marker, RecordProducer};
+use super::state_log::{LogRecord, RecordProducer};
 use crate::limits::GROUP_OFFSETS_MAX;
 use crate::rt;
+use crate::wire::control_batch::Marker;
 
 /// One offset to commit.
 #[derive(Clone, Debug)]
@@ -191,14 +192,10 @@ impl GroupPartition {
     }
 
     /// Ends a producer's transaction on this partition: writes the marker, then its offsets count or are dropped.
-    pub async fn end_transaction(
-        self: &Rc<Self>,
-        producer: RecordProducer,
-        marker: Marker,
-    ) -> Result<(), GroupError> {
-        let pending = self.log.submit_marker(producer, marker).map_err(storage_error)?;
+    pub async fn end_transaction(self: &Rc<Self>, marker: Marker) -> Result<(), GroupError> {
+        let pending = self.log.submit_marker(marker).map_err(storage_error)?;
         pending.wait().await.map_err(storage_error)?;
-        self.complete_transaction(producer.id, marker.committed);
+        self.complete_transaction(marker.producer_id, marker.commit);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ mod classic_join;
 pub mod classic_sync;
 pub mod consumer;
 mod consumer_classic;
-mod consumer_groups;
+pub mod consumer_groups;
 pub mod consumer_protocol;
 pub mod error;
 pub mod groups;

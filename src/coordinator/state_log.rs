@@ -16,14 +16,12 @@ use crate::rt;
 use crate::storage::{AppendError, Durability, Incoming};
 use crate::sync::{Pending, Promise, oneshot};
 use crate::wire::batch_builder::BatchBuilder;
+use crate::wire::control_batch::{self, Marker};
 use crate::wire::record_batch::{self, BatchInfo};
 use crate::wire::record_fields;
 
 /// Attribute bit of a batch that is part of a transaction.
 const TRANSACTIONAL_FLAG: i16 = 0x10;
-
-/// Attribute bit of a batch that holds a marker.
-const CONTROL_FLAG: i16 = 0x20;
 
 /// Sequence number of batches that are not checked for order: a coordinator's own.
 const NO_SEQUENCE: i32 = -1;
@@ -85,15 +83,6 @@ pub enum Replayed<'a> {
     },
 }
 
-/// The end of a transaction on a partition, as it is to be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Marker {
-    /// Whether the producer's records count.
-    pub committed: bool,
-    /// Epoch of the transaction's coordinator.
-    pub coordinator_epoch: i32,
-}
-
 struct Queued {
     records: Vec<LogRecord>,
     marker: Option<Marker>,
@@ -147,12 +136,9 @@ impl StateLog {
         self.queue(records, None, producer)
     }
 
-    /// Queues the marker that ends `producer`'s transaction on this partition, behind its records.
-    pub fn submit_marker(
-        self: &Rc<Self>,
-        producer: RecordProducer,
-        marker: Marker,
-    ) -> Result<Pending<Stored>, StateLogError> {
+    /// Queues the marker that ends a producer's transaction on this partition, behind its records.
+    pub fn submit_marker(self: &Rc<Self>, marker: Marker) -> Result<Pending<Stored>, StateLogError> {
+        let producer = RecordProducer { id: marker.producer_id, epoch: marker.producer_epoch };
         self.queue(Vec::new(), Some(marker), Some(producer))
     }
 
@@ -223,23 +209,10 @@ impl StateLog {
 
     async fn write(&self, batch: &[Queued], producer: Option<RecordProducer>) -> Stored {
         let now_ms = rt::wall_ms();
-        let mut builder = BatchBuilder::new();
-        let marker = batch.iter().find_map(|queued| queued.marker);
-        if let Some(producer) = producer {
-            let control = if marker.is_some() { CONTROL_FLAG } else { 0 };
-            builder = builder
-                .producer(producer.id, producer.epoch, NO_SEQUENCE)
-                .flags(TRANSACTIONAL_FLAG | control);
-        }
-        if let Some(marker) = marker {
-            let key = [0, 0, 0, u8::from(marker.committed)];
-            let value = [&[0, 0][..], &marker.coordinator_epoch.to_be_bytes()].concat();
-            builder = builder.record(now_ms, Some(&key), Some(&value));
-        }
-        for record in batch.iter().flat_map(|queued| &queued.records) {
-            builder = builder.record(now_ms, Some(&record.key), record.value.as_deref());
-        }
-        let mut bytes = builder.build();
+        let mut bytes = match batch.iter().find_map(|queued| queued.marker) {
+            Some(marker) => control_batch::encode(&marker, now_ms),
+            None => build_batch(batch, producer, now_ms),
+        };
         let failed = |why: String| StateLogError::Failed(why.into());
         let info = record_batch::parse_header(&bytes).map_err(|error| failed(error.to_string()))?;
         let log = &self.partition.log;
@@ -279,6 +252,17 @@ impl StateLog {
         }
         Ok(())
     }
+}
+
+fn build_batch(batch: &[Queued], producer: Option<RecordProducer>, now_ms: i64) -> Vec<u8> {
+    let mut builder = BatchBuilder::new();
+    if let Some(producer) = producer {
+        builder = builder.producer(producer.id, producer.epoch, NO_SEQUENCE).flags(TRANSACTIONAL_FLAG);
+    }
+    for record in batch.iter().flat_map(|queued| &queued.records) {
+        builder = builder.record(now_ms, Some(&record.key), record.value.as_deref());
+    }
+    builder.build()
 }
 
 /// What a record takes in a batch, roughly.

@@ -44,6 +44,11 @@ impl Socket {
         self.fd
     }
 
+    /// Where the peer is.
+    fn peer(&self) -> Option<std::net::IpAddr> {
+        self.stream.borrow().peer_addr().ok().map(|address| address.ip())
+    }
+
     async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buffer)).await
     }
@@ -180,7 +185,7 @@ async fn read_requests(
     // After a large frame another one is likely: only its first bytes are read before its place is known.
     let mut peek = false;
     let limit = shard.config.request_bytes_max.max(0) as usize;
-    let context = api::ConnectionContext::new(shard.clone(), listener);
+    let context = api::ConnectionContext::new(shard.clone(), listener, socket.peer());
     loop {
         // Whole frames that are in the buffer.
         while let Some(size) = frame_size(&buffer[start..end], limit)? {

@@ -15,6 +15,7 @@ pub mod batch_builder;
 pub mod control_batch;
 pub mod fetch;
 pub mod gate;
+mod gate_groups;
 pub mod header;
 pub mod primitives;
 pub mod produce;

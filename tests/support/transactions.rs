@@ -129,16 +129,20 @@ pub fn view(client: &mut Client, topic: &str, partition: i32, committed: bool) -
     let mut view = View::default();
     let mut at = client.try_offset(topic, partition, super::client::EARLIEST)?;
     loop {
-        let request = fetch_request(&[(topic, partition, at)], 0, 1, 300_000)
-            .with_isolation_level(i8::from(committed));
+        let request =
+            fetch_request(&[(topic, partition, at)], 0, 1, 300_000).with_isolation_level(i8::from(committed));
         let response = client.call(FETCH_VERSION, &request)?;
         let found = &response.responses[0].partitions[0];
         assert_eq!(found.error_code, 0, "fetch at {at}");
         (view.high_watermark, view.last_stable) = (found.high_watermark, found.last_stable_offset);
-        let mut aborted: Vec<(i64, i64)> = found.aborted_transactions.as_ref().map_or_else(Vec::new, |list| {
-            list.iter().map(|one| (one.first_offset, one.producer_id.0)).collect()
-        });
-        assert!(committed || found.aborted_transactions.is_none(), "only readers of committed data get a list");
+        let mut aborted: Vec<(i64, i64)> =
+            found.aborted_transactions.as_ref().map_or_else(Vec::new, |list| {
+                list.iter().map(|one| (one.first_offset, one.producer_id.0)).collect()
+            });
+        assert!(
+            committed || found.aborted_transactions.is_none(),
+            "only readers of committed data get a list"
+        );
         aborted.sort_unstable();
         let all = batches::split(&found.records.clone().unwrap_or_default()).expect("whole batches");
         let Some(last) = all.last() else { return Ok(view) };

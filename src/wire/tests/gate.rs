@@ -247,6 +247,9 @@ fn transactional(api_key: i16, version: i16) -> Vec<u8> {
     }
 }
 
+#[path = "gate_groups.rs"]
+mod group_requests;
+
 /// A rich request of each API and version behind the gate.
 fn requests() -> Vec<(i16, i16, Vec<u8>)> {
     let mut requests = Vec::new();
@@ -266,6 +269,7 @@ fn requests() -> Vec<(i16, i16, Vec<u8>)> {
                 CREATE_PARTITIONS => create_partitions(version),
                 DESCRIBE_CLUSTER => encoded(DescribeClusterRequest::default(), version),
                 DESCRIBE_TOPIC_PARTITIONS => describe_topic_partitions(version),
+                key if group_requests::serves(key) => group_requests::body(key, version),
                 other => transactional(other, version),
             };
             requests.push((range.key, version, body));
@@ -308,6 +312,18 @@ fn decode(api_key: i16, version: i16, body: &[u8]) -> Result<usize, String> {
         CreatePartitions => CreatePartitionsRequest,
         DescribeCluster => DescribeClusterRequest,
         DescribeTopicPartitions => DescribeTopicPartitionsRequest,
+        OffsetCommit => OffsetCommitRequest,
+        OffsetFetch => OffsetFetchRequest,
+        JoinGroup => JoinGroupRequest,
+        Heartbeat => HeartbeatRequest,
+        LeaveGroup => LeaveGroupRequest,
+        SyncGroup => SyncGroupRequest,
+        DescribeGroups => DescribeGroupsRequest,
+        ListGroups => ListGroupsRequest,
+        DeleteGroups => DeleteGroupsRequest,
+        OffsetDelete => OffsetDeleteRequest,
+        ConsumerGroupHeartbeat => ConsumerGroupHeartbeatRequest,
+        ConsumerGroupDescribe => ConsumerGroupDescribeRequest,
     ];
     result.map(|()| body.len() - bytes.len()).map_err(|error| error.to_string())
 }
