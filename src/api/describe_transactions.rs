@@ -42,10 +42,12 @@ pub(super) async fn describe(
         let found = txn_api::describe(shard, id).await;
         states.push(match found {
             Ok(metadata) => described(id, &metadata),
-            Err(error) => TransactionState::default().with_transactional_id(id.clone()).with_error_code(match error {
-                TxnError::UnknownProducer => ResponseError::TransactionalIdNotFound.code(),
-                error => txn_errors::code(error, true),
-            }),
+            Err(error) => {
+                TransactionState::default().with_transactional_id(id.clone()).with_error_code(match error {
+                    TxnError::UnknownProducer => ResponseError::TransactionalIdNotFound.code(),
+                    error => txn_errors::code(error, true),
+                })
+            }
         });
     }
     DescribeTransactionsResponse::default().with_transaction_states(states)
@@ -53,7 +55,9 @@ pub(super) async fn describe(
 
 fn described(id: &TransactionalId, metadata: &TxnMetadata) -> TransactionState {
     let topics = metadata.partitions.iter().map(|(topic, partitions)| {
-        TopicData::default().with_topic(topic_name(topic)).with_partitions(partitions.iter().copied().collect())
+        TopicData::default()
+            .with_topic(topic_name(topic))
+            .with_partitions(partitions.iter().copied().collect())
     });
     let started = metadata.phase == TxnPhase::Ongoing || metadata.phase.is_prepared();
     TransactionState::default()

@@ -18,9 +18,8 @@ use super::control::NodeInfo;
 use super::{
     Call, ConnectionContext, Handled, Outcome, Refusal, add_partitions_to_txn, api_versions,
     create_partitions, create_topics, delete_topics, describe_cluster, describe_configs, describe_log_dirs,
-    describe_topic_partitions, describe_transactions, end_txn,
-    find_coordinator, init_producer_id, list_offsets, metadata, offset_for_leader_epoch,
-    txn_offset_commit,
+    describe_topic_partitions, describe_transactions, end_txn, find_coordinator, init_producer_id,
+    list_offsets, metadata, offset_for_leader_epoch, txn_offset_commit,
 };
 use crate::catalog::{Catalog, CatalogChange};
 use crate::rt;
@@ -152,7 +151,9 @@ async fn transactional(shard: &ShardRef, call: Call, body: &[u8]) -> Outcome {
         api_table::LIST_TRANSACTIONS => {
             encode(call, &describe_transactions::list(shard, &decode(call, body)?, call.version).await)
         }
-        _ => return Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }.into()),
+        _ => {
+            return Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }.into());
+        }
     })
 }
 

@@ -108,11 +108,8 @@ async fn read_until_enough(
         if size >= min_bytes || failed || wait_ms == 0 || now >= deadline || shard.is_stopping() {
             return reads;
         }
-        let items: Vec<WatchItem> = wanted
-            .iter()
-            .zip(&reads)
-            .map(|(wanted, read)| WatchItem::new(wanted, read))
-            .collect();
+        let items: Vec<WatchItem> =
+            wanted.iter().zip(&reads).map(|(wanted, read)| WatchItem::new(wanted, read)).collect();
         drop(reads);
         let since_ns = metrics::now_ns();
         park(shard, items, deadline).await;

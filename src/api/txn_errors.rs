@@ -35,9 +35,7 @@ pub(super) fn produce_code(error: TxnError, version: i16) -> i16 {
         TxnError::UnknownProducer => ResponseError::InvalidProducerIdMapping,
         TxnError::Concurrent if version >= IMPLICIT_SINCE => ResponseError::ConcurrentTransactions,
         // Retriable, and known to every client.
-        TxnError::Concurrent | TxnError::Loading | TxnError::NotAvailable => {
-            ResponseError::NotEnoughReplicas
-        }
+        TxnError::Concurrent | TxnError::Loading | TxnError::NotAvailable => ResponseError::NotEnoughReplicas,
         _ if version >= ABORTABLE_SINCE => ResponseError::TransactionAbortable,
         _ => ResponseError::InvalidTxnState,
     };

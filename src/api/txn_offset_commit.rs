@@ -13,6 +13,7 @@ use kafka_protocol::messages::txn_offset_commit_response::{
 };
 use kafka_protocol::messages::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
 
+use super::groups as groups_api;
 use super::txn_admission::{Admission, Applicant, admit};
 use crate::catalog::Catalog;
 use crate::coordinator::classic_sync::MemberRef;
@@ -38,7 +39,9 @@ pub(super) async fn respond(
     let refusals: Vec<i16> = request
         .topics
         .iter()
-        .flat_map(|topic| topic.partitions.iter().map(|p| refusal(&catalog, &topic.name, p, metadata_bytes_max)))
+        .flat_map(|topic| {
+            topic.partitions.iter().map(|p| refusal(&catalog, &topic.name, p, metadata_bytes_max))
+        })
         .collect();
     let mut codes = refusals.iter();
     let mut items = Vec::new();
@@ -65,7 +68,8 @@ pub(super) async fn respond(
                 .with_error_code(codes.next().unwrap_or_default())
         });
         let partitions = partitions.collect();
-        topics.push(TxnOffsetCommitResponseTopic::default().with_name(topic.name).with_partitions(partitions));
+        topics
+            .push(TxnOffsetCommitResponseTopic::default().with_name(topic.name).with_partitions(partitions));
     }
     TxnOffsetCommitResponse::default().with_topics(topics)
 }
@@ -77,7 +81,8 @@ fn refusal(
     partition: &TxnOffsetCommitRequestPartition,
     metadata_bytes_max: usize,
 ) -> i16 {
-    let exists = catalog.topic(topic).is_some_and(|topic| topic.partition(partition.partition_index).is_some());
+    let exists =
+        catalog.topic(topic).is_some_and(|topic| topic.partition(partition.partition_index).is_some());
     if !exists {
         return ResponseError::UnknownTopicOrPartition.code();
     }
@@ -153,19 +158,9 @@ fn transaction_code(error: TxnError, version: i16) -> i16 {
 }
 
 fn group_code(error: GroupError) -> i16 {
-    let error = match error {
-        GroupError::Loading => ResponseError::CoordinatorLoadInProgress,
-        GroupError::NotCoordinator => ResponseError::NotCoordinator,
-        GroupError::InvalidGroupId => ResponseError::InvalidGroupId,
-        GroupError::UnknownMember => ResponseError::UnknownMemberId,
-        GroupError::FencedInstance => ResponseError::FencedInstanceId,
+    match error {
         // Clients of this API know a stale member by its generation.
-        GroupError::IllegalGeneration | GroupError::StaleEpoch | GroupError::FencedEpoch => {
-            ResponseError::IllegalGeneration
-        }
-        GroupError::RebalanceInProgress => ResponseError::RebalanceInProgress,
-        GroupError::MetadataTooLarge => ResponseError::OffsetMetadataTooLarge,
-        _ => ResponseError::CoordinatorNotAvailable,
-    };
-    error.code()
+        GroupError::StaleEpoch | GroupError::FencedEpoch => groups_api::code(GroupError::IllegalGeneration),
+        error => groups_api::code(error),
+    }
 }

@@ -5,11 +5,11 @@
 
 use super::broker_keys::{MEMORY_BYTES_MIN, broker_key};
 use super::group_keys::GroupConfig;
-use super::txn_keys::TxnConfig;
 use super::keys::{as_bool, as_size_bytes, split_list};
 use super::machine;
 use super::settings::{ConfigError, Settings};
 use super::topic::CleanupPolicy;
+use super::txn_keys::TxnConfig;
 use std::path::PathBuf;
 
 /// The most listeners a broker serves.

@@ -39,8 +39,7 @@ pub(crate) fn is_accepted_without_effect(name: &str) -> bool {
 pub const BROKER_KEYS: &[KeySpec] =
     &joined::<{ GENERAL_KEYS.len() + COORDINATOR_KEYS.len() }>(GENERAL_KEYS, COORDINATOR_KEYS);
 
-const COORDINATOR_KEYS: &[KeySpec] =
-    &joined::<{ GROUP_KEYS.len() + TXN_KEYS.len() }>(&GROUP_KEYS, &TXN_KEYS);
+const COORDINATOR_KEYS: &[KeySpec] = &joined::<{ GROUP_KEYS.len() + TXN_KEYS.len() }>(&GROUP_KEYS, &TXN_KEYS);
 
 /// Two tables as one, at compile time.
 const fn joined<const N: usize>(first: &[KeySpec], second: &[KeySpec]) -> [KeySpec; N] {

@@ -23,7 +23,6 @@ pub use broker::{BrokerConfig, Listener, TimestampType};
 pub use broker_keys::{BROKER_KEYS, broker_key};
 pub use flags::ConfigFlags;
 pub use group_keys::{GroupConfig, MigrationPolicy};
-pub use txn_keys::TxnConfig;
 pub use keys::{KeySpec, Kind, Scope, Support};
 pub use properties::parse_properties;
 pub use render::{Format, render};
@@ -32,3 +31,4 @@ pub use topic::{
     CleanupPolicy, Compression, TopicConfig, topic_value, validate_topic_config, validate_topic_configs,
 };
 pub use topic_keys::{TOPIC_KEYS, topic_key};
+pub use txn_keys::TxnConfig;

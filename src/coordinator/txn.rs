@@ -237,7 +237,10 @@ impl TxnPartition {
                 match value.and_then(txn_record::decode) {
                     Some(metadata) => drop(ids.insert(id, metadata)),
                     None if value.is_none() => drop(ids.remove(&id)),
-                    None => tracing::error!(transactional_id = id, "its state cannot be read; the one before is kept"),
+                    None => tracing::error!(
+                        transactional_id = id,
+                        "its state cannot be read; the one before is kept"
+                    ),
                 }
             })
             .await?;
@@ -424,7 +427,9 @@ impl TxnPartition {
         for (topic, indexes) in &decided.partitions {
             // A topic that was deleted needs no marker.
             let Some(topic) = catalog.topic(topic) else { continue };
-            targets.extend(indexes.iter().map(|partition| MarkerTarget { topic_id: topic.id, partition: *partition }));
+            targets.extend(
+                indexes.iter().map(|partition| MarkerTarget { topic_id: topic.id, partition: *partition }),
+            );
         }
         let outcomes = write_markers(shard, marker, &targets).await;
         outcomes.iter().all(|outcome| *outcome != MarkerOutcome::Failed)

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 use super::error::GroupError;
-use super::state_log::{self, RecordProducer};
 use super::{Home, InternalTopic, groups};
 use crate::partition::Partition;
 use crate::rt;
@@ -41,14 +40,19 @@ pub struct MarkerTarget {
 }
 
 /// Writes `marker` to all `targets`; the outcomes are in their order.
-pub async fn write_markers(shard: &Rc<Shard>, marker: Marker, targets: &[MarkerTarget]) -> Vec<MarkerOutcome> {
+pub async fn write_markers(
+    shard: &Rc<Shard>,
+    marker: Marker,
+    targets: &[MarkerTarget],
+) -> Vec<MarkerOutcome> {
     let mut outcomes = vec![MarkerOutcome::Failed; targets.len()];
     let mut calls = Vec::new();
     for core in 0..shard.mesh.cores() {
         let is_mine = |(_, target): &(usize, &MarkerTarget)| {
             shard.owner_of(target.topic_id, target.partition.max(0)) == core
         };
-        let (places, mine): (Vec<usize>, Vec<MarkerTarget>) = targets.iter().enumerate().filter(is_mine).unzip();
+        let (places, mine): (Vec<usize>, Vec<MarkerTarget>) =
+            targets.iter().enumerate().filter(is_mine).unzip();
         if mine.is_empty() {
             continue;
         }
@@ -82,7 +86,9 @@ async fn write_here(owner: &Rc<Shard>, marker: Marker, targets: &[MarkerTarget])
     let mut outcomes = Vec::with_capacity(targets.len());
     for one in appended {
         outcomes.push(match one {
-            Ok(durable) => durable.wait().await.map_or_else(|error| failure(&error), |()| MarkerOutcome::Written),
+            Ok(durable) => {
+                durable.wait().await.map_or_else(|error| failure(&error), |()| MarkerOutcome::Written)
+            }
             Err(outcome) => outcome,
         });
     }
@@ -92,10 +98,8 @@ async fn write_here(owner: &Rc<Shard>, marker: Marker, targets: &[MarkerTarget])
 /// Offsets of a group become visible with the marker: its coordinator writes it behind them.
 async fn end_offsets(owner: &Rc<Shard>, marker: Marker, target: &MarkerTarget) -> MarkerOutcome {
     let home = Home { core: owner.core, topic_id: target.topic_id, partition: target.partition };
-    let producer = RecordProducer { id: marker.producer_id, epoch: marker.producer_epoch };
-    let ending = state_log::Marker { committed: marker.commit, coordinator_epoch: marker.coordinator_epoch };
     match groups::open(owner, home) {
-        Ok(partition) => match partition.end_transaction(producer, ending).await {
+        Ok(partition) => match partition.end_transaction(marker).await {
             Ok(()) => MarkerOutcome::Written,
             Err(_) => MarkerOutcome::Failed,
         },

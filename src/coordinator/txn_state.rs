@@ -317,7 +317,9 @@ impl TxnMetadata {
             && producer.epoch == EPOCH_LAST
             && self.epoch == 0;
         let repeated = overflowed
-            || bumped && producer.id == self.producer_id && i32::from(producer.epoch) + 1 == i32::from(self.epoch);
+            || bumped
+                && producer.id == self.producer_id
+                && i32::from(producer.epoch) + 1 == i32::from(self.epoch);
         if producer.id != self.producer_id && !overflowed {
             return Err(TxnError::UnknownProducer);
         }
@@ -355,7 +357,13 @@ impl TxnMetadata {
         }
     }
 
-    fn prepare(&self, commit: bool, bumps: bool, fresh_id: Option<i64>, now_ms: i64) -> Result<EndStep, TxnError> {
+    fn prepare(
+        &self,
+        commit: bool,
+        bumps: bool,
+        fresh_id: Option<i64>,
+        now_ms: i64,
+    ) -> Result<EndStep, TxnError> {
         let mut next = self.clone();
         next.phase = if commit { TxnPhase::PrepareCommit } else { TxnPhase::PrepareAbort };
         next.update_ms = now_ms;
@@ -400,8 +408,7 @@ impl TxnMetadata {
 
     /// Whether it may be forgotten: no transaction, and no change since `before_ms`.
     pub fn is_expired(&self, before_ms: i64) -> bool {
-        let idle =
-            matches!(self.phase, TxnPhase::Empty | TxnPhase::CompleteCommit | TxnPhase::CompleteAbort);
+        let idle = matches!(self.phase, TxnPhase::Empty | TxnPhase::CompleteCommit | TxnPhase::CompleteAbort);
         idle && self.update_ms < before_ms
     }
 }

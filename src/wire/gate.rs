@@ -141,8 +141,7 @@ const WRITE_MARKERS_MARKER: &[Field] =
     &[all(I64), all(I16), all(BOOL), all(Kind::Array(Element::Struct(TXN_TOPIC))), all(I32)];
 const WRITE_MARKERS_REQUEST: &[Field] = &[all(Kind::Array(Element::Struct(WRITE_MARKERS_MARKER)))];
 const TXN_OFFSET_PARTITION: &[Field] = &[all(I32), all(I64), from(2, I32), all(Kind::NullableStr)];
-const TXN_OFFSET_TOPIC: &[Field] =
-    &[all(Kind::Str), all(Kind::Array(Element::Struct(TXN_OFFSET_PARTITION)))];
+const TXN_OFFSET_TOPIC: &[Field] = &[all(Kind::Str), all(Kind::Array(Element::Struct(TXN_OFFSET_PARTITION)))];
 const TXN_OFFSET_COMMIT_REQUEST: &[Field] = &[
     all(Kind::Str),
     all(Kind::Str),

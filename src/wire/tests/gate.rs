@@ -193,7 +193,10 @@ fn txn_offset_commit(version: i16) -> Vec<u8> {
         .with_topics(vec![topic]);
     encoded(
         match version {
-            3.. => request.with_generation_id(4).with_member_id(text("m")).with_group_instance_id(Some(text("i"))),
+            3.. => request
+                .with_generation_id(4)
+                .with_member_id(text("m"))
+                .with_group_instance_id(Some(text("i"))),
             _ => request,
         },
         version,
