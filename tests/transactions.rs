@@ -15,7 +15,9 @@ use support::batches::{batch, transactional};
 use support::broker::{Broker, DataDir, Options};
 use support::client::{Client, LATEST};
 use support::random::Random;
-use support::transactions::{add, begin, end, init, produce, transactional_id, view};
+use support::transactions::{
+    add, begin, commit_offset, committed_offset, end, init, produce, transactional_id, view,
+};
 
 const INVALID_PRODUCER_EPOCH: i16 = 47;
 const INVALID_TXN_STATE: i16 = 48;
@@ -230,15 +232,19 @@ enum Fate {
     Unknown,
 }
 
-/// Writes transactions into both partitions until the broker is gone.
-fn write_until_killed(client: &mut Client, round: u32, version_2: bool, fates: &mut BTreeMap<String, Fate>) {
+/// Every transaction, and the offset that it commits for the group: its number.
+type Fates = BTreeMap<String, (Fate, i64)>;
+
+/// Writes transactions into both partitions, each with an offset of the group, until the broker is gone.
+fn write_until_killed(client: &mut Client, round: u32, version_2: bool, fates: &mut Fates) {
     let mut random = Random::new(u64::from(round));
     let id = "history";
     let Ok(mut producer) = begin(client, id) else { return };
     let mut sequences = [0; 2];
     for number in 0.. {
         let tag = format!("r{round}-{number}");
-        fates.insert(tag.clone(), Fate::Aborted);
+        let order = fates.len() as i64;
+        fates.insert(tag.clone(), (Fate::Aborted, order));
         if !version_2
             && !matches!(add(client, id, producer, &[("t", 0), ("t", 1)]), Ok(codes) if codes == [0, 0])
         {
@@ -254,9 +260,14 @@ fn write_until_killed(client: &mut Client, round: u32, version_2: bool, fates: &
             }
             sequences.iter_mut().for_each(|sequence| *sequence += 1);
         }
+        let version = if version_2 { 5 } else { 3 };
+        match commit_offset(client, version, id, producer, ("group", "t", order)) {
+            Ok(code) => assert_eq!(code, 0, "TxnOffsetCommit"),
+            Err(_) => return,
+        }
         let commit = random.below(3) > 0;
         if commit {
-            fates.insert(tag.clone(), Fate::Unknown);
+            fates.insert(tag.clone(), (Fate::Unknown, order));
         }
         match end(client, if version_2 { 5 } else { 4 }, id, producer, commit) {
             Ok(Ok(next)) => {
@@ -269,7 +280,7 @@ fn write_until_killed(client: &mut Client, round: u32, version_2: bool, fates: &
             Err(_) => return,
         }
         if commit {
-            fates.insert(tag, Fate::Committed);
+            fates.insert(tag, (Fate::Committed, order));
         }
     }
 }
@@ -278,7 +289,7 @@ fn write_until_killed(client: &mut Client, round: u32, version_2: bool, fates: &
 fn a_kill_at_any_point_leaves_nothing_half_done() {
     let dir = DataDir::new("history");
     let mut random = Random::new(7);
-    let mut fates: BTreeMap<String, Fate> = BTreeMap::new();
+    let mut fates = Fates::new();
     let mut broker = Broker::start(&dir, &options());
     // Small segments: what is known of aborted transactions comes from index files as well as from scans.
     broker.connect().create("t", 2, &[("segment.bytes", "1048576")]);
@@ -302,11 +313,11 @@ fn a_kill_at_any_point_leaves_nothing_half_done() {
         check(&mut client, &fates);
     }
     broker.stop();
-    let committed = fates.values().filter(|fate| **fate == Fate::Committed).count();
+    let committed = fates.values().filter(|(fate, _)| *fate == Fate::Committed).count();
     assert!(committed > 0, "the test wrote nothing");
 }
 
-fn check(client: &mut Client, fates: &BTreeMap<String, Fate>) {
+fn check(client: &mut Client, fates: &Fates) {
     let views: Vec<_> = (0..2)
         .map(|partition| {
             support::eventually("everything is decided", || {
@@ -318,7 +329,13 @@ fn check(client: &mut Client, fates: &BTreeMap<String, Fate>) {
     assert_eq!(views[0], views[1], "both partitions hold the same transactions in the same order");
     let seen: BTreeSet<&str> =
         views[0].iter().filter_map(|value| value.split_once('/')).map(|(tag, _)| tag).collect();
-    for (tag, fate) in fates {
+    // The group's offset is that of the last transaction that is there.
+    let last = views[0].last().and_then(|value| value.split_once('/')).map(|(tag, _)| fates[tag].1);
+    let offset = support::eventually("the group's coordinator has loaded", || {
+        committed_offset(client, "group", "t").expect("an answer").ok()
+    });
+    assert_eq!(offset, last.unwrap_or(-1), "records and offset of a transaction belong together");
+    for (tag, (fate, _)) in fates {
         match fate {
             Fate::Committed => assert!(seen.contains(tag.as_str()), "{tag} was committed and is not there"),
             Fate::Aborted => assert!(!seen.contains(tag.as_str()), "{tag} was aborted and is there"),

@@ -7,9 +7,13 @@ use std::collections::HashSet;
 use std::io;
 
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::{
-    AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest, ProduceRequest, ProducerId, TopicName,
-    TransactionalId,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest, GroupId, InitProducerIdRequest,
+    OffsetFetchRequest, ProduceRequest, ProducerId, TopicName, TransactionalId, TxnOffsetCommitRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use ringlog::wire::control_batch;
@@ -111,6 +115,62 @@ pub fn end(
         0 => Ok(producer),
         code => Err(code),
     })
+}
+
+/// Commits an offset of partition 0 of `topic` for a group without members, as part of a transaction: the code. Before
+/// version 5 the group has to be added first, which this does.
+pub fn commit_offset(
+    client: &mut Client,
+    version: i16,
+    id: &str,
+    producer: Producer,
+    (group, topic, offset): (&str, &str, i64),
+) -> io::Result<i16> {
+    if version < 5 {
+        let request = AddOffsetsToTxnRequest::default()
+            .with_transactional_id(transactional_id(id))
+            .with_producer_id(ProducerId(producer.0))
+            .with_producer_epoch(producer.1)
+            .with_group_id(GroupId(text(group)));
+        match client.call(3, &request)?.error_code {
+            0 => {}
+            code => return Ok(code),
+        }
+    }
+    let partition = TxnOffsetCommitRequestPartition::default()
+        .with_partition_index(0)
+        .with_committed_offset(offset)
+        .with_committed_leader_epoch(-1)
+        .with_committed_metadata(Some(text("m")));
+    let topic = TxnOffsetCommitRequestTopic::default()
+        .with_name(TopicName(text(topic)))
+        .with_partitions(vec![partition]);
+    let request = TxnOffsetCommitRequest::default()
+        .with_transactional_id(transactional_id(id))
+        .with_group_id(GroupId(text(group)))
+        .with_producer_id(ProducerId(producer.0))
+        .with_producer_epoch(producer.1)
+        .with_generation_id(-1)
+        .with_topics(vec![topic]);
+    Ok(client.call(version, &request)?.topics[0].partitions[0].error_code)
+}
+
+/// The offset that a group has committed for partition 0 of `topic`, or an error code; -1 for none.
+pub fn committed_offset(client: &mut Client, group: &str, topic: &str) -> io::Result<Result<i64, i16>> {
+    let topics =
+        OffsetFetchRequestTopics::default().with_name(TopicName(text(topic))).with_partition_indexes(vec![0]);
+    let group = OffsetFetchRequestGroup::default()
+        .with_group_id(GroupId(text(group)))
+        .with_member_epoch(-1)
+        .with_topics(Some(vec![topics]));
+    let request = OffsetFetchRequest::default().with_groups(vec![group]).with_require_stable(true);
+    let response = client.call(8, &request)?;
+    let group = &response.groups[0];
+    if group.error_code != 0 {
+        return Ok(Err(group.error_code));
+    }
+    let found = &group.topics[0].partitions[0];
+    Ok(if found.error_code == 0 { Ok(found.committed_offset) } else { Err(found.error_code) })
 }
 
 /// What a consumer sees of one partition from `offset` on.
