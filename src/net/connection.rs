@@ -338,7 +338,12 @@ async fn dispatch(
     pipeline.queue.borrow_mut().push_back(queued);
     pipeline.spans.handled(span, since_ns);
     pipeline.changed.fire();
-    if close { Err(io::Error::other("the request cannot be answered")) } else { Ok(()) }
+    if close {
+        return Err(io::Error::other("the request cannot be answered"));
+    }
+    // A socket that is never empty must not keep the core from its rings.
+    rt::yield_if_needed().await;
+    Ok(())
 }
 
 /// Resolves when everything dispatched before is answered: requests that change or look at state other
