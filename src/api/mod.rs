@@ -5,6 +5,7 @@
 //! Produce and Fetch are decoded by `wire`; everything else by `kafka-protocol`, behind `wire::gate`.
 //! Must not: do I/O.
 
+mod add_partitions_to_txn;
 pub mod api_versions;
 pub mod control;
 pub mod create_partitions;
@@ -14,7 +15,9 @@ pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_log_dirs;
 pub mod describe_topic_partitions;
+mod describe_transactions;
 mod dispatch;
+mod end_txn;
 pub mod features;
 mod fetch;
 mod fetch_read;
@@ -25,6 +28,9 @@ mod list_offsets;
 pub mod metadata;
 mod offset_for_leader_epoch;
 pub(crate) mod produce;
+mod txn_admission;
+mod txn_errors;
+mod txn_offset_commit;
 
 use std::cell::Cell;
 use std::future::Future;
