@@ -13,6 +13,7 @@ pub mod memory;
 pub mod net;
 pub mod partition;
 pub mod preflight;
+pub mod quota;
 pub mod rt;
 pub mod shard;
 pub mod storage;

@@ -23,13 +23,14 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("config", &[]),
     ("catalog", &[]),
+    ("quota", &["catalog", "limits"]),
     ("preflight", &["config"]),
     ("storage", &["limits", "rt", "sync", "wire"]),
     ("partition", &["config", "rt", "storage", "sync", "wire"]),
-    ("shard", &["catalog", "config", "limits", "partition", "rt", "storage", "sync", "wire"]),
-    ("api", &["catalog", "config", "limits", "partition", "rt", "shard", "storage", "sync", "wire"]),
+    ("shard", &["catalog", "config", "limits", "partition", "quota", "rt", "storage", "sync", "wire"]),
+    ("api", &["catalog", "config", "limits", "partition", "quota", "rt", "shard", "storage", "sync", "wire"]),
     ("net", &["api", "limits", "rt", "shard", "storage", "sync"]),
-    ("cli", &["catalog", "config", "limits", "net", "preflight", "rt", "shard"]),
+    ("cli", &["catalog", "config", "limits", "net", "preflight", "rt", "shard", "wire"]),
 ];
 
 /// Imports against the direction or narrower than the table: only these names may be used.

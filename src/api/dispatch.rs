@@ -32,12 +32,12 @@ fn ranges() -> Vec<(i16, i16, i16)> {
     SUPPORTED.iter().map(|range| (range.key, range.min, range.max)).collect()
 }
 
-fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
+pub(super) fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
     gate::check(call.api_key, call.version, body)?;
     T::decode(&mut Bytes::copy_from_slice(body), call.version).map_err(|_| Refusal::Malformed)
 }
 
-fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
+pub(super) fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
     let mut body = BytesMut::new();
     if let Err(error) = response.encode(&mut body, call.version) {
         // Our own response does not fit its own schema: a mistake of ours, seen by the client as a cut.
@@ -58,7 +58,7 @@ pub(super) fn api_versions(catalog: &Catalog, call: Call, body: &[u8]) -> Outcom
     Ok(encode(call, &api_versions::respond(&ranges(), catalog, &request, call.version)))
 }
 
-fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeInfo {
+pub(super) fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeInfo {
     let shard = &context.shard;
     let listener = shard.config.listeners.get(context.listener);
     NodeInfo {
@@ -84,7 +84,10 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         api_table::CREATE_PARTITIONS => create_partitions(shard, call, decode(call, body)?).await,
         api_table::DESCRIBE_CONFIGS => {
             let request: DescribeConfigsRequest = decode(call, body)?;
-            Ok(encode(call, &describe_configs::respond(&catalog, &shard.config, &request, call.version)))
+            Ok(encode(
+                call,
+                &describe_configs::respond(&catalog, &shard.config_now(), &request, call.version),
+            ))
         }
         api_table::DESCRIBE_CLUSTER => {
             let request: DescribeClusterRequest = decode(call, body)?;
@@ -117,12 +120,12 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
             let request: InitProducerIdRequest = decode(call, body)?;
             Ok(encode(call, &init_producer_id::respond(shard, &request).await))
         }
-        _ => Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }.into()),
+        _ => super::dispatch_admin::handle(context, call, body).await,
     }
 }
 
 /// Lets the control thread make and carry out a plan on the newest catalog; the plan comes back.
-async fn planned<P: Send + 'static>(
+pub(super) async fn planned<P: Send + 'static>(
     shard: &Shard,
     make: impl FnOnce(&Catalog) -> (P, Vec<CatalogChange>) + Send + 'static,
 ) -> Result<(P, Result<(), String>), ControlError> {
@@ -159,7 +162,7 @@ async fn metadata(context: &ConnectionContext, call: Call, request: MetadataRequ
 }
 
 async fn create_topics(shard: &ShardRef, call: Call, request: CreateTopicsRequest) -> Outcome {
-    let config = shard.config.clone();
+    let config = shard.config_now();
     let (plan, outcome) = planned(shard, move |catalog| {
         let mut plan = create_topics::plan(catalog, &config, &request, call.version, rt::wall_ms());
         let changes = std::mem::take(&mut plan.changes);

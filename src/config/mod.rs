@@ -8,6 +8,7 @@
 
 mod broker;
 mod broker_keys;
+mod dynamic;
 mod flags;
 mod keys;
 mod machine;
@@ -19,6 +20,7 @@ mod topic_keys;
 
 pub use broker::{BrokerConfig, Listener, TimestampType};
 pub use broker_keys::{BROKER_KEYS, broker_key};
+pub use dynamic::{CLIENT_METRICS_KEYS, GROUP_KEYS, is_dynamic, validate_dynamic_broker, validate_resource};
 pub use flags::ConfigFlags;
 pub use keys::{KeySpec, Kind, Scope, Support};
 pub use properties::parse_properties;

@@ -97,6 +97,15 @@ impl Frame<'_> {
             Frame::Landed { head, .. } => head,
         }
     }
+
+    /// The size of the whole frame, wherever its bytes are.
+    pub fn size(&self) -> usize {
+        match self {
+            Frame::Small(bytes) => bytes.len(),
+            Frame::Large(_, size) => *size,
+            Frame::Landed { head, landing, .. } => head.len() + landing.len(),
+        }
+    }
 }
 
 /// Bytes of a reply that are not in its skeleton.
@@ -299,6 +308,10 @@ async fn dispatch(
     frame: Frame<'_>,
     size: usize,
 ) -> io::Result<()> {
+    if let Some(pause_ms) = context.muted_ms() {
+        let gone = pipeline.changed.wait_until(|| pipeline.broken.get());
+        futures_lite::future::or(rt::sleep_ms(pause_ms), gone).await;
+    }
     let bytes_max = context.shard.config.connection_request_bytes_max.max(1) as usize;
     pipeline
         .changed

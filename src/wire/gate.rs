@@ -14,6 +14,7 @@
 //! Must not: allocate, or judge what a field means. UTF-8 is left to the decoder, which checks it without harm.
 
 use super::api_table::*;
+use super::gate_admin;
 use super::primitives::{Reader, WireError};
 
 /// Array elements one request may have, over all its arrays. A Metadata or ListOffsets request for every partition
@@ -27,7 +28,7 @@ pub const DECODED_TO_WIRE_RATIO_MAX: usize = 64;
 
 /// What stands at one place of a request.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     /// An integer, boolean or uuid of that many bytes.
     Fixed(usize),
     Str,
@@ -39,7 +40,7 @@ enum Kind {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Element {
+pub(super) enum Element {
     Fixed(usize),
     Str,
     Struct(&'static [Field]),
@@ -47,7 +48,7 @@ enum Element {
 
 /// A field and the versions it exists in, both inclusive.
 #[derive(Debug, Clone, Copy)]
-struct Field {
+pub(super) struct Field {
     since: i16,
     until: i16,
     kind: Kind,
@@ -59,25 +60,25 @@ impl Field {
     }
 }
 
-const fn all(kind: Kind) -> Field {
+pub(super) const fn all(kind: Kind) -> Field {
     Field { since: 0, until: i16::MAX, kind }
 }
 
-const fn from(since: i16, kind: Kind) -> Field {
+pub(super) const fn from(since: i16, kind: Kind) -> Field {
     Field { since, until: i16::MAX, kind }
 }
 
-const fn within(since: i16, until: i16, kind: Kind) -> Field {
+pub(super) const fn within(since: i16, until: i16, kind: Kind) -> Field {
     Field { since, until, kind }
 }
 
-const BOOL: Kind = Kind::Fixed(1);
-const I8: Kind = Kind::Fixed(1);
-const I16: Kind = Kind::Fixed(2);
-const I32: Kind = Kind::Fixed(4);
+pub(super) const BOOL: Kind = Kind::Fixed(1);
+pub(super) const I8: Kind = Kind::Fixed(1);
+pub(super) const I16: Kind = Kind::Fixed(2);
+pub(super) const I32: Kind = Kind::Fixed(4);
 const I64: Kind = Kind::Fixed(8);
-const UUID: Kind = Kind::Fixed(16);
-const I32_ELEMENT: Element = Element::Fixed(4);
+pub(super) const UUID: Kind = Kind::Fixed(16);
+pub(super) const I32_ELEMENT: Element = Element::Fixed(4);
 
 const LIST_OFFSETS_PARTITION: &[Field] = &[all(I32), from(4, I32), all(I64)];
 const LIST_OFFSETS_TOPIC: &[Field] =
@@ -164,7 +165,7 @@ fn schema(api_key: i16) -> Option<&'static [Field]> {
         CREATE_PARTITIONS => CREATE_PARTITIONS_REQUEST,
         DESCRIBE_CLUSTER => DESCRIBE_CLUSTER_REQUEST,
         DESCRIBE_TOPIC_PARTITIONS => TOPIC_PARTITIONS_REQUEST,
-        _ => return None,
+        _ => return gate_admin::schema(api_key),
     })
 }
 

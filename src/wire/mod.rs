@@ -14,9 +14,11 @@ pub mod api_table;
 pub mod batch_builder;
 pub mod fetch;
 pub mod gate;
+mod gate_admin;
 pub mod header;
 pub mod primitives;
 pub mod produce;
+pub mod recompress;
 pub mod record_batch;
 pub mod records;
 
