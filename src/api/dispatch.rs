@@ -111,9 +111,10 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         }
         api_table::FIND_COORDINATOR => {
             let request: FindCoordinatorRequest = decode(call, body)?;
+            let ready = find_coordinator::prepare(shard, &request).await;
             Ok(encode(
                 call,
-                &find_coordinator::respond(&node_info(context, &catalog), &request, call.version),
+                &find_coordinator::respond(&node_info(context, &catalog), &request, call.version, ready),
             ))
         }
         api_table::INIT_PRODUCER_ID => {

@@ -33,7 +33,9 @@ const THROTTLE_FIRST_SINCE: &[(i16, i16)] = &[
     (INCREMENTAL_ALTER_CONFIGS, 0), (ALTER_PARTITION_REASSIGNMENTS, 0), (LIST_PARTITION_REASSIGNMENTS, 0),
     (DESCRIBE_CLIENT_QUOTAS, 0), (ALTER_CLIENT_QUOTAS, 0), (UPDATE_FEATURES, 0), (DESCRIBE_CLUSTER, 0),
     (GET_TELEMETRY_SUBSCRIPTIONS, 0), (PUSH_TELEMETRY, 0), (LIST_CONFIG_RESOURCES, 0),
-    (DESCRIBE_TOPIC_PARTITIONS, 0),
+    (DESCRIBE_TOPIC_PARTITIONS, 0), (OFFSET_COMMIT, 3), (OFFSET_FETCH, 3), (JOIN_GROUP, 2), (HEARTBEAT, 1),
+    (LEAVE_GROUP, 1), (SYNC_GROUP, 1), (DESCRIBE_GROUPS, 1), (LIST_GROUPS, 1), (DELETE_GROUPS, 0),
+    (CONSUMER_GROUP_HEARTBEAT, 0), (CONSUMER_GROUP_DESCRIBE, 0),
 ];
 
 /// What a connection knows of its client's quotas.
@@ -250,6 +252,12 @@ mod tests {
             GET_TELEMETRY_SUBSCRIPTIONS => GetTelemetrySubscriptionsResponse,
             PUSH_TELEMETRY => PushTelemetryResponse, LIST_CONFIG_RESOURCES => ListConfigResourcesResponse,
             DESCRIBE_TOPIC_PARTITIONS => DescribeTopicPartitionsResponse,
+            OFFSET_COMMIT => OffsetCommitResponse, OFFSET_FETCH => OffsetFetchResponse,
+            JOIN_GROUP => JoinGroupResponse, HEARTBEAT => HeartbeatResponse,
+            LEAVE_GROUP => LeaveGroupResponse, SYNC_GROUP => SyncGroupResponse,
+            DESCRIBE_GROUPS => DescribeGroupsResponse, LIST_GROUPS => ListGroupsResponse,
+            DELETE_GROUPS => DeleteGroupsResponse, CONSUMER_GROUP_HEARTBEAT => ConsumerGroupHeartbeatResponse,
+            CONSUMER_GROUP_DESCRIBE => ConsumerGroupDescribeResponse,
         ];
     }
 

@@ -33,6 +33,7 @@ pub(super) enum Kind {
     Fixed(usize),
     Str,
     NullableStr,
+    Bytes,
     Array(Element),
     NullableArray(Element),
     /// A presence byte, 1 for present, then the struct.
@@ -76,7 +77,7 @@ pub(super) const BOOL: Kind = Kind::Fixed(1);
 pub(super) const I8: Kind = Kind::Fixed(1);
 pub(super) const I16: Kind = Kind::Fixed(2);
 pub(super) const I32: Kind = Kind::Fixed(4);
-const I64: Kind = Kind::Fixed(8);
+pub(super) const I64: Kind = Kind::Fixed(8);
 pub(super) const UUID: Kind = Kind::Fixed(16);
 pub(super) const I32_ELEMENT: Element = Element::Fixed(4);
 
@@ -165,7 +166,7 @@ fn schema(api_key: i16) -> Option<&'static [Field]> {
         CREATE_PARTITIONS => CREATE_PARTITIONS_REQUEST,
         DESCRIBE_CLUSTER => DESCRIBE_CLUSTER_REQUEST,
         DESCRIBE_TOPIC_PARTITIONS => TOPIC_PARTITIONS_REQUEST,
-        _ => return gate_admin::schema(api_key),
+        _ => return gate_admin::schema(api_key).or_else(|| super::gate_groups::schema(api_key)),
     })
 }
 
@@ -217,6 +218,7 @@ impl Walk<'_> {
             Kind::Fixed(size_bytes) => self.reader.take(size_bytes).map(|_| ()),
             Kind::Str => self.string(false),
             Kind::NullableStr => self.string(true),
+            Kind::Bytes => self.reader.bytes(self.flexible).map(|_| ()),
             Kind::Array(element) => self.array(element, false),
             Kind::NullableArray(element) => self.array(element, true),
             Kind::OptionalStruct(fields) => match self.reader.i8()? {
@@ -261,7 +263,7 @@ impl Walk<'_> {
 }
 
 /// Bytes the smallest encoding of an element takes.
-fn element_size_min(element: Element, version: i16, flexible: bool) -> usize {
+pub(super) fn element_size_min(element: Element, version: i16, flexible: bool) -> usize {
     let string_size_min = if flexible { 1 } else { 2 };
     let array_size_min = if flexible { 1 } else { 4 };
     let fields = match element {
@@ -272,7 +274,7 @@ fn element_size_min(element: Element, version: i16, flexible: bool) -> usize {
     let size = |kind| match kind {
         Kind::Fixed(size_bytes) => size_bytes,
         Kind::Str | Kind::NullableStr => string_size_min,
-        Kind::Array(_) | Kind::NullableArray(_) => array_size_min,
+        Kind::Array(_) | Kind::NullableArray(_) | Kind::Bytes => array_size_min,
         Kind::OptionalStruct(_) => 1,
     };
     let fields = fields.iter().filter(|field| field.exists_in(version));

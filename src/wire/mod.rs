@@ -12,14 +12,17 @@
 
 pub mod api_table;
 pub mod batch_builder;
+pub mod control_batch;
 pub mod fetch;
 pub mod gate;
 mod gate_admin;
+mod gate_groups;
 pub mod header;
 pub mod primitives;
 pub mod produce;
 pub mod recompress;
 pub mod record_batch;
+pub mod record_fields;
 pub mod records;
 
 pub use api_table::{ApiRange, SUPPORTED};
