@@ -201,6 +201,7 @@ async fn read_requests(
             if end - start < 4 + size {
                 break;
             }
+            pause(&context, pipeline).await;
             let frame = Frame::Small(&mut buffer[start + 4..start + 4 + size]);
             start += 4 + size;
             dispatch(&context, pipeline, frame, size).await?;
@@ -212,6 +213,8 @@ async fn read_requests(
             let large = 4 + size > READ_BUFFER_BYTES_MAX;
             if large && (end > LARGE_FRAME_PEEK_BYTES / 2 || end == 4 + size) {
                 peek = true;
+                // Before it takes memory, not while it holds some.
+                pause(&context, pipeline).await;
                 read_large(&context, socket, pipeline, &buffer[4..end], size).await?;
                 end = 0;
                 continue;
@@ -314,16 +317,20 @@ async fn read_landing(
     dispatch(context, pipeline, Frame::Landed { head: &mut rest, records_at, landing }, size).await
 }
 
+/// Waits as long as a quota says.
+async fn pause(context: &api::ConnectionContext, pipeline: &Pipeline) {
+    if let Some(pause_ms) = context.muted_ms() {
+        let gone = pipeline.changed.wait_until(|| pipeline.broken.get());
+        futures_lite::future::or(rt::sleep_ms(pause_ms), gone).await;
+    }
+}
+
 async fn dispatch(
     context: &api::ConnectionContext,
     pipeline: &Rc<Pipeline>,
     mut frame: Frame<'_>,
     size: usize,
 ) -> io::Result<()> {
-    if let Some(pause_ms) = context.muted_ms() {
-        let gone = pipeline.changed.wait_until(|| pipeline.broken.get());
-        futures_lite::future::or(rt::sleep_ms(pause_ms), gone).await;
-    }
     let span = pipeline.spans.received(frame.bytes(), size);
     let bytes_max = context.shard.config.connection_request_bytes_max.max(1) as usize;
     pipeline
