@@ -23,7 +23,7 @@ use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX};
 use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
 use crate::rt;
-use crate::storage::{Log, LogResources, Recovered, SegmentSummary};
+use crate::storage::{Log, LogResources, Recovered, Reign, SegmentSummary};
 use crate::sync::Event;
 
 pub use control::{Control, ControlError};
@@ -126,12 +126,12 @@ impl Shard {
         for topic in new.topics() {
             let known = old.topic_by_id(topic.id);
             if !known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
-                self.apply_topic(topic, |_| Recovered::default());
+                self.apply_topic(topic, |_, reign| Recovered { reign, ..Recovered::default() });
             }
         }
     }
 
-    fn apply_topic(&self, topic: &Arc<Topic>, recover: impl Fn(i32) -> Recovered) {
+    fn apply_topic(&self, topic: &Arc<Topic>, recover: impl Fn(i32, Reign) -> Recovered) {
         let config = Rc::new(TopicConfig::effective(&self.config, &topic.configs));
         for (index, meta) in topic.partitions.iter().enumerate() {
             let index = index as i32;
@@ -146,8 +146,9 @@ impl Shard {
             let name = format!("{}-{index}", topic.name);
             let directory = self.config.data_dir.join(&name);
             let metadata = format!("version: 0\ntopic_id: {}\n", kafka_uuid(topic.id)).into_bytes();
-            let log =
-                Log::new(name, directory, &self.resources, log_config(&config), recover(index), metadata);
+            let reign = Reign { first_epoch: topic.first_epoch, last_epoch: meta.leader_epoch };
+            let recovered = recover(index, reign);
+            let log = Log::new(name, directory, &self.resources, log_config(&config), recovered, metadata);
             let partition =
                 Partition::new(topic.name.clone(), topic.id, index, meta.leader_epoch, config.clone(), log);
             self.partitions.borrow_mut().insert((topic.id, index), partition);
