@@ -242,6 +242,7 @@ impl Shard {
         loop {
             rt::sleep_ms(interval).await;
             let now_ms = rt::wall_ms();
+            self.resources.ahead.drop_idle();
             let all: Vec<_> = self.partitions.borrow().values().cloned().collect();
             let expiry_ms = i64::try_from(self.config.producer_id_expiration_ms).unwrap_or(i64::MAX);
             for partition in all {
