@@ -7,27 +7,43 @@
 //! choice of `tsc` as its clock source is the proof that the counter runs at one rate on all cores.
 //! It must not be used for anything that a client sees.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Once};
 use std::time::{Duration, Instant};
 
 /// Nanoseconds for one tick of the counter, times 2^32; 0 while it is not used.
 static TICK_NS_SHIFTED: AtomicU64 = AtomicU64::new(0);
+/// Most that lies between the readings of both clocks.
+const PAIR_APART_MAX: Duration = Duration::from_micros(1);
 /// How long the counter is compared with the system's clock at the start: to a few parts in 100,000.
 const CALIBRATION: Duration = Duration::from_millis(5);
 
 /// Finds out how fast the counter runs, if there is one that can be trusted.
 pub fn start() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(calibrate);
+}
+
+fn calibrate() {
     let source = std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
     if !source.is_ok_and(|source| source.trim() == "tsc") {
         return;
     }
-    let (Some(first), began) = (ticks(), Instant::now()) else { return };
+    let Some((first, began)) = both_clocks() else { return };
     std::thread::sleep(CALIBRATION);
-    let (Some(last), passed) = (ticks(), began.elapsed()) else { return };
+    let Some((last, ended)) = both_clocks() else { return };
     let counted = u128::from(last.saturating_sub(first)).max(1);
-    let shifted = (passed.as_nanos() << 32) / counted;
+    let shifted = ((ended - began).as_nanos() << 32) / counted;
     TICK_NS_SHIFTED.store(u64::try_from(shifted).unwrap_or(0), Ordering::Relaxed);
+}
+
+/// Both clocks at one moment: a thread that was put to sleep between the readings tries again.
+fn both_clocks() -> Option<(u64, Instant)> {
+    (0..1000).find_map(|_| {
+        let before = Instant::now();
+        let counted = ticks()?;
+        (before.elapsed() < PAIR_APART_MAX).then_some((counted, before))
+    })
 }
 
 /// Nanoseconds since some moment in the past.
