@@ -134,7 +134,7 @@ fn who_does_not_give_back_in_time_is_thrown_out() {
     world.ok(join("a", &["t"]));
     world.ok(join("b", &["t"]));
     world.ok(beat("a", 1, None));
-    for _ in 0..7 {
+    for _ in 0..6 {
         world.now_ms += 10_000;
         let _ = world.send(beat("a", 1, Some(t(&[0, 1]))));
         let _ = world.send(beat("b", 2, None));

@@ -138,8 +138,7 @@ def _():
         return {int(p): int(o) for p, o in re.findall(rf"{topic}\s+(\d+)\s+(\d+)\s+20\s", out)}
 
     eventually(lambda: described() == {0: 20, 1: 20}, "committed")
-    assert topic in groups("--list").split()
-    assert "Empty" in groups("--list", "--state", "Empty"), "by state"
+    assert topic in groups("--list", "--state", "Empty").split()[::2], "by state"
     assert re.search(rf"{topic}\s+.*Empty", groups("--describe", "--group", topic, "--state")), "state"
     both = ("--reset-offsets", "--group", topic, "--topic", topic)
     csv = Path(os.environ.get("TMPDIR", "/tmp")) / f"{topic}.csv"
@@ -151,19 +150,24 @@ def _():
              (("--from-file", str(csv)), {0: 3, 1: 4}), (("--to-latest",), {0: 20, 1: 20}))
     for form, want in forms:
         arguments = ("--reset-offsets", "--group", topic) if form[0] == "--from-file" else both
-        groups(*arguments, *form, "--execute")
-        got = described()
+        out = groups(*arguments, *form, "--execute")
+        got = {int(p): int(o) for p, o in re.findall(rf"{topic}\s+(\d+)\s+(\d+)\s*$", out, re.M)}
         assert got == want if want else all(4 <= offset <= 6 for offset in got.values()), f"{form}: {got}"
     csv.unlink()
+    assert_eq(described(), {0: 20, 1: 20}, "after all of them")
     groups("--delete-offsets", "--group", topic, "--topic", f"{topic}:1")
     assert_eq(described(), {0: 20}, "after deleting offsets")
     groups("--delete", "--group", topic)
     assert topic not in groups("--list").split()
     if DATA_DIR:
-        logs = [str(path) for path in sorted(Path(DATA_DIR).glob("__consumer_offsets-*/*.log"))]
-        out = "".join(tool(TOOLS + "DumpLogSegments", "--offsets-decoder", "--files", log) for log in logs[:50])
-        assert f'"topic":"{topic}"' in out and '"type":"2"' in out, out[-2000:]
-        assert "Exception" not in out and "Could not" not in out, out[-2000:]
+        logs = [p for p in Path(DATA_DIR).glob("__consumer_offsets-*/*.log") if topic.encode() in p.read_bytes()]
+        assert_eq(len(logs), 1, "partitions that know the group")
+        # The segment is still being written: behind its records are zeros, at which the tool ends with an error.
+        done = subprocess.run(["java", "-Xmx256m", "-cp", os.environ["JAVA_LIBS"] + "/*", TOOLS + "DumpLogSegments",
+                               "--offsets-decoder", "--files", str(logs[0])], capture_output=True)
+        out = done.stdout.decode()
+        assert re.search(r'"type":"1".*"topic":"%s".*"offset":20' % topic, out), out[-2000:]
+        assert re.search(r'"type":"2".*"protocolType":"consumer"', out) and "Could not" not in out, out[-2000:]
 
 
 @suite.case("kafka-producer-perf-test, acks all and acks 1")

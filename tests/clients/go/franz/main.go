@@ -208,8 +208,9 @@ func group(balancer kgo.GroupBalancer) {
 	described := func(count int) func() bool {
 		return func() bool {
 			found, err := admin.DescribeGroups(ctx, topic)
-			return err == nil && found[topic].State == "Stable" && len(found[topic].Members) == count &&
-				len(found[topic].AssignedPartitions()[topic]) == 4
+			group := found[topic]
+			return err == nil && group.State == "Stable" && len(group.Members) == count &&
+				len(group.AssignedPartitions()[topic]) == 4
 		}
 	}
 	poll, cancel := context.WithCancel(ctx)
