@@ -25,6 +25,12 @@ pub async fn yield_now() {
     glommio::executor().yield_now().await;
 }
 
+/// Gives the core a turn at its rings if this task's slice is used up: what was asked of the disk meanwhile is
+/// submitted, and what it has done is noticed. Whoever loops over input that may never end calls this.
+pub async fn yield_if_needed() {
+    glommio::executor().yield_if_needed().await;
+}
+
 thread_local! {
     /// Blocking calls of this core that have not returned.
     static BLOCKING: Cell<usize> = const { Cell::new(0) };
