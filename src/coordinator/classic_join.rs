@@ -268,11 +268,13 @@ impl ClassicGroup {
         if let Some(initial) =
             self.initial.as_mut().filter(|initial| initial.more_came && initial.remaining_ms > 0)
         {
-            let delay_ms = self.rules.initial_delay_ms.min(initial.remaining_ms).max(1);
+            let delay_ms = self.rules.initial_delay_ms.min(initial.remaining_ms);
             initial.remaining_ms -= delay_ms;
             initial.more_came = false;
-            self.join_deadline_ms = Some(now_ms + delay_ms);
-            return;
+            if delay_ms > 0 {
+                self.join_deadline_ms = Some(now_ms + delay_ms);
+                return;
+            }
         }
         self.complete_join(now_ms);
     }
