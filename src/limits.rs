@@ -138,6 +138,15 @@ pub const REMOVAL_STEP_BYTES: u64 = 32 << 20;
 /// Pause between two cuts.
 pub const REMOVAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
+/// Accounts of quotas that one core keeps; peers can invent client ids.
+pub const QUOTA_METERS_MAX: usize = 10_000;
+
+/// Longest pause a quota may ask a client for, milliseconds.
+pub const THROTTLE_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// Largest push of client metrics (KIP-714, Kafka's `telemetry.max.bytes`), bytes.
+pub const TELEMETRY_BYTES_MAX: usize = 1 << 20;
+
 /// Bytes of a coordinator's records that go into one batch of its log.
 pub const STATE_LOG_BATCH_BYTES_MAX: usize = 512 << 10;
 

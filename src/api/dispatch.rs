@@ -59,7 +59,7 @@ pub(super) fn api_versions(catalog: &Catalog, call: Call, body: &[u8]) -> Outcom
     Ok(encode(call, &api_versions::respond(&ranges(), catalog, &request, call.version)))
 }
 
-fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeInfo {
+pub(super) fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeInfo {
     let shard = &context.shard;
     let listener = shard.config.listeners.get(context.listener);
     NodeInfo {
@@ -85,7 +85,10 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         api_table::CREATE_PARTITIONS => create_partitions(shard, call, decode(call, body)?).await,
         api_table::DESCRIBE_CONFIGS => {
             let request: DescribeConfigsRequest = decode(call, body)?;
-            Ok(encode(call, &describe_configs::respond(&catalog, &shard.config, &request, call.version)))
+            Ok(encode(
+                call,
+                &describe_configs::respond(&catalog, &shard.config_now(), &request, call.version),
+            ))
         }
         api_table::DESCRIBE_CLUSTER => {
             let request: DescribeClusterRequest = decode(call, body)?;
@@ -119,7 +122,15 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
             let request: InitProducerIdRequest = decode(call, body)?;
             Ok(encode(call, &init_producer_id::respond(shard, &request, call.version).await))
         }
-        _ => transactional(shard, call, body).await,
+        api_table::ADD_PARTITIONS_TO_TXN
+        | api_table::ADD_OFFSETS_TO_TXN
+        | api_table::END_TXN
+        | api_table::WRITE_TXN_MARKERS
+        | api_table::TXN_OFFSET_COMMIT
+        | api_table::DESCRIBE_PRODUCERS
+        | api_table::DESCRIBE_TRANSACTIONS
+        | api_table::LIST_TRANSACTIONS => transactional(shard, call, body).await,
+        _ => super::dispatch_admin::handle(context, call, body).await,
     }
 }
 
@@ -158,7 +169,7 @@ async fn transactional(shard: &ShardRef, call: Call, body: &[u8]) -> Outcome {
 }
 
 /// Lets the control thread make and carry out a plan on the newest catalog; the plan comes back.
-async fn planned<P: Send + 'static>(
+pub(super) async fn planned<P: Send + 'static>(
     shard: &Shard,
     make: impl FnOnce(&Catalog) -> (P, Vec<CatalogChange>) + Send + 'static,
 ) -> Result<(P, Result<(), String>), ControlError> {
@@ -195,7 +206,7 @@ async fn metadata(context: &ConnectionContext, call: Call, request: MetadataRequ
 }
 
 async fn create_topics(shard: &ShardRef, call: Call, request: CreateTopicsRequest) -> Outcome {
-    let config = shard.config.clone();
+    let config = shard.config_now();
     let (plan, outcome) = planned(shard, move |catalog| {
         let mut plan = create_topics::plan(catalog, &config, &request, call.version, rt::wall_ms());
         let changes = std::mem::take(&mut plan.changes);

@@ -38,7 +38,8 @@ pub(super) fn unsupported_version(call: Call) -> Outgoing {
 }
 
 pub(super) fn handle(context: &ConnectionContext, call: Call, body: &[u8]) -> Outcome {
-    let request = FetchRequest::decode(body, call.version)?;
+    let mut request = FetchRequest::decode(body, call.version)?;
+    request.max_bytes = request.max_bytes.min(context.fetch_bytes_max());
     let shard = context.shard.clone();
     Ok(Handled::Making(Box::pin(async move { answer(&shard, call, request).await })))
 }

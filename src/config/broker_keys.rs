@@ -381,10 +381,10 @@ const GENERAL_KEYS: &[KeySpec] = &[
         name: "compression.type",
         kind: Kind::Choice(COMPRESSIONS),
         default: Some("producer"),
-        doc: "The compression of a topic; producer keeps what the producer chose. Ringlog stores batches as they come.",
+        doc: "The compression of a topic; producer keeps what the producer chose.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "compression.gzip.level",
@@ -393,7 +393,7 @@ const GENERAL_KEYS: &[KeySpec] = &[
         doc: "The level of gzip compression, 1 to 9, or -1 for its own default.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "compression.lz4.level",

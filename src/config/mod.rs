@@ -8,6 +8,7 @@
 
 mod broker;
 mod broker_keys;
+mod dynamic;
 mod flags;
 mod group_keys;
 mod keys;
@@ -21,6 +22,7 @@ mod txn_keys;
 
 pub use broker::{BrokerConfig, Listener, TimestampType};
 pub use broker_keys::{BROKER_KEYS, broker_key};
+pub use dynamic::{CLIENT_METRICS_KEYS, GROUP_KEYS, is_dynamic, validate_dynamic_broker, validate_resource};
 pub use flags::ConfigFlags;
 pub use group_keys::{GroupConfig, MigrationPolicy};
 pub use keys::{KeySpec, Kind, Scope, Support};

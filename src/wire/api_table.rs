@@ -65,14 +65,34 @@ pub const WRITE_TXN_MARKERS: i16 = 27;
 pub const TXN_OFFSET_COMMIT: i16 = 28;
 /// Api key of DescribeConfigs.
 pub const DESCRIBE_CONFIGS: i16 = 32;
+/// Api key of AlterConfigs.
+pub const ALTER_CONFIGS: i16 = 33;
+/// Api key of AlterReplicaLogDirs.
+pub const ALTER_REPLICA_LOG_DIRS: i16 = 34;
 /// Api key of DescribeLogDirs.
 pub const DESCRIBE_LOG_DIRS: i16 = 35;
 /// Api key of CreatePartitions.
 pub const CREATE_PARTITIONS: i16 = 37;
 /// Api key of DeleteGroups.
 pub const DELETE_GROUPS: i16 = 42;
+/// Api key of ElectLeaders.
+pub const ELECT_LEADERS: i16 = 43;
+/// Api key of IncrementalAlterConfigs.
+pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
+/// Api key of AlterPartitionReassignments.
+pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
+/// Api key of ListPartitionReassignments.
+pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
 /// Api key of OffsetDelete.
 pub const OFFSET_DELETE: i16 = 47;
+/// Api key of DescribeClientQuotas.
+pub const DESCRIBE_CLIENT_QUOTAS: i16 = 48;
+/// Api key of AlterClientQuotas.
+pub const ALTER_CLIENT_QUOTAS: i16 = 49;
+/// Api key of DescribeQuorum.
+pub const DESCRIBE_QUORUM: i16 = 55;
+/// Api key of UpdateFeatures.
+pub const UPDATE_FEATURES: i16 = 57;
 /// Api key of DescribeCluster.
 pub const DESCRIBE_CLUSTER: i16 = 60;
 /// Api key of DescribeProducers.
@@ -85,6 +105,12 @@ pub const LIST_TRANSACTIONS: i16 = 66;
 pub const CONSUMER_GROUP_HEARTBEAT: i16 = 68;
 /// Api key of ConsumerGroupDescribe.
 pub const CONSUMER_GROUP_DESCRIBE: i16 = 69;
+/// Api key of GetTelemetrySubscriptions.
+pub const GET_TELEMETRY_SUBSCRIPTIONS: i16 = 71;
+/// Api key of PushTelemetry.
+pub const PUSH_TELEMETRY: i16 = 72;
+/// Api key of ListConfigResources.
+pub const LIST_CONFIG_RESOURCES: i16 = 74;
 /// Api key of DescribeTopicPartitions.
 pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 
@@ -122,16 +148,29 @@ pub const SUPPORTED: &[ApiRange] = &[
     range(WRITE_TXN_MARKERS, 1, 1, "WriteTxnMarkers"),
     range(TXN_OFFSET_COMMIT, 0, 5, "TxnOffsetCommit"),
     range(DESCRIBE_CONFIGS, 1, 4, "DescribeConfigs"),
+    range(ALTER_CONFIGS, 0, 2, "AlterConfigs"),
+    range(ALTER_REPLICA_LOG_DIRS, 1, 2, "AlterReplicaLogDirs"),
     range(DESCRIBE_LOG_DIRS, 1, 4, "DescribeLogDirs"),
     range(CREATE_PARTITIONS, 0, 3, "CreatePartitions"),
     range(DELETE_GROUPS, 0, 2, "DeleteGroups"),
+    range(ELECT_LEADERS, 0, 2, "ElectLeaders"),
+    range(INCREMENTAL_ALTER_CONFIGS, 0, 1, "IncrementalAlterConfigs"),
+    range(ALTER_PARTITION_REASSIGNMENTS, 0, 1, "AlterPartitionReassignments"),
+    range(LIST_PARTITION_REASSIGNMENTS, 0, 0, "ListPartitionReassignments"),
     range(OFFSET_DELETE, 0, 0, "OffsetDelete"),
+    range(DESCRIBE_CLIENT_QUOTAS, 0, 1, "DescribeClientQuotas"),
+    range(ALTER_CLIENT_QUOTAS, 0, 1, "AlterClientQuotas"),
+    range(DESCRIBE_QUORUM, 0, 2, "DescribeQuorum"),
+    range(UPDATE_FEATURES, 0, 2, "UpdateFeatures"),
     range(DESCRIBE_CLUSTER, 0, 2, "DescribeCluster"),
     range(DESCRIBE_PRODUCERS, 0, 0, "DescribeProducers"),
     range(DESCRIBE_TRANSACTIONS, 0, 0, "DescribeTransactions"),
     range(LIST_TRANSACTIONS, 0, 2, "ListTransactions"),
     range(CONSUMER_GROUP_HEARTBEAT, 0, 1, "ConsumerGroupHeartbeat"),
     range(CONSUMER_GROUP_DESCRIBE, 0, 1, "ConsumerGroupDescribe"),
+    range(GET_TELEMETRY_SUBSCRIPTIONS, 0, 0, "GetTelemetrySubscriptions"),
+    range(PUSH_TELEMETRY, 0, 0, "PushTelemetry"),
+    range(LIST_CONFIG_RESOURCES, 0, 1, "ListConfigResources"),
     range(DESCRIBE_TOPIC_PARTITIONS, 0, 0, "DescribeTopicPartitions"),
 ];
 
@@ -196,6 +235,19 @@ mod tests {
             CONSUMER_GROUP_HEARTBEAT => ConsumerGroupHeartbeatRequest,
             CONSUMER_GROUP_DESCRIBE => ConsumerGroupDescribeRequest,
             DESCRIBE_CLUSTER => DescribeClusterRequest, DESCRIBE_TOPIC_PARTITIONS => DescribeTopicPartitionsRequest,
+            ALTER_CONFIGS => AlterConfigsRequest,
+            ALTER_REPLICA_LOG_DIRS => AlterReplicaLogDirsRequest,
+            ELECT_LEADERS => ElectLeadersRequest,
+            INCREMENTAL_ALTER_CONFIGS => IncrementalAlterConfigsRequest,
+            ALTER_PARTITION_REASSIGNMENTS => AlterPartitionReassignmentsRequest,
+            LIST_PARTITION_REASSIGNMENTS => ListPartitionReassignmentsRequest,
+            DESCRIBE_CLIENT_QUOTAS => DescribeClientQuotasRequest,
+            ALTER_CLIENT_QUOTAS => AlterClientQuotasRequest,
+            DESCRIBE_QUORUM => DescribeQuorumRequest,
+            UPDATE_FEATURES => UpdateFeaturesRequest,
+            GET_TELEMETRY_SUBSCRIPTIONS => GetTelemetrySubscriptionsRequest,
+            PUSH_TELEMETRY => PushTelemetryRequest,
+            LIST_CONFIG_RESOURCES => ListConfigResourcesRequest,
         ];
         assert_eq!(known.len() + 1, SUPPORTED.len(), "every API but Produce");
         for (key, versions) in known {

@@ -14,6 +14,7 @@
 //! Must not: allocate, or judge what a field means. UTF-8 is left to the decoder, which checks it without harm.
 
 use super::api_table::*;
+use super::gate_admin;
 use super::primitives::{Reader, WireError};
 
 /// Array elements one request may have, over all its arrays. A Metadata or ListOffsets request for every partition
@@ -73,8 +74,8 @@ pub(super) const fn within(since: i16, until: i16, kind: Kind) -> Field {
 }
 
 pub(super) const BOOL: Kind = Kind::Fixed(1);
-const I8: Kind = Kind::Fixed(1);
-const I16: Kind = Kind::Fixed(2);
+pub(super) const I8: Kind = Kind::Fixed(1);
+pub(super) const I16: Kind = Kind::Fixed(2);
 pub(super) const I32: Kind = Kind::Fixed(4);
 pub(super) const I64: Kind = Kind::Fixed(8);
 pub(super) const UUID: Kind = Kind::Fixed(16);
@@ -209,7 +210,7 @@ fn schema(api_key: i16) -> Option<&'static [Field]> {
         CREATE_PARTITIONS => CREATE_PARTITIONS_REQUEST,
         DESCRIBE_CLUSTER => DESCRIBE_CLUSTER_REQUEST,
         DESCRIBE_TOPIC_PARTITIONS => TOPIC_PARTITIONS_REQUEST,
-        _ => return super::gate_groups::schema(api_key),
+        _ => return gate_admin::schema(api_key).or_else(|| super::gate_groups::schema(api_key)),
     })
 }
 

@@ -22,15 +22,15 @@ use crate::wire::gate::*;
 
 const ID: Uuid = Uuid::from_u128(7);
 
-fn text(text: &'static str) -> StrBytes {
+pub(super) fn text(text: &'static str) -> StrBytes {
     StrBytes::from_static_str(text)
 }
 
-fn name(name: &'static str) -> TopicName {
+pub(super) fn name(name: &'static str) -> TopicName {
     TopicName(text(name))
 }
 
-fn encoded(request: impl Encodable, version: i16) -> Vec<u8> {
+pub(super) fn encoded(request: impl Encodable, version: i16) -> Vec<u8> {
     let mut body = BytesMut::new();
     request.encode(&mut body, version).expect("encodes");
     body.to_vec()
@@ -273,7 +273,15 @@ fn requests() -> Vec<(i16, i16, Vec<u8>)> {
                 DESCRIBE_CLUSTER => encoded(DescribeClusterRequest::default(), version),
                 DESCRIBE_TOPIC_PARTITIONS => describe_topic_partitions(version),
                 key if group_requests::serves(key) => group_requests::body(key, version),
-                other => transactional(other, version),
+                ADD_PARTITIONS_TO_TXN
+                | ADD_OFFSETS_TO_TXN
+                | END_TXN
+                | WRITE_TXN_MARKERS
+                | TXN_OFFSET_COMMIT
+                | DESCRIBE_PRODUCERS
+                | DESCRIBE_TRANSACTIONS
+                | LIST_TRANSACTIONS => transactional(range.key, version),
+                other => super::gate_admin::request(other, version),
             };
             requests.push((range.key, version, body));
         }
@@ -315,6 +323,19 @@ fn decode(api_key: i16, version: i16, body: &[u8]) -> Result<usize, String> {
         CreatePartitions => CreatePartitionsRequest,
         DescribeCluster => DescribeClusterRequest,
         DescribeTopicPartitions => DescribeTopicPartitionsRequest,
+        AlterConfigs => AlterConfigsRequest,
+        AlterReplicaLogDirs => AlterReplicaLogDirsRequest,
+        ElectLeaders => ElectLeadersRequest,
+        IncrementalAlterConfigs => IncrementalAlterConfigsRequest,
+        AlterPartitionReassignments => AlterPartitionReassignmentsRequest,
+        ListPartitionReassignments => ListPartitionReassignmentsRequest,
+        DescribeClientQuotas => DescribeClientQuotasRequest,
+        AlterClientQuotas => AlterClientQuotasRequest,
+        DescribeQuorum => DescribeQuorumRequest,
+        UpdateFeatures => UpdateFeaturesRequest,
+        GetTelemetrySubscriptions => GetTelemetrySubscriptionsRequest,
+        PushTelemetry => PushTelemetryRequest,
+        ListConfigResources => ListConfigResourcesRequest,
         OffsetCommit => OffsetCommitRequest,
         OffsetFetch => OffsetFetchRequest,
         JoinGroup => JoinGroupRequest,
