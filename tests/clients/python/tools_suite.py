@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import wire
@@ -174,6 +175,55 @@ def _():
     producers = online("TransactionsCommand", "describe-producers", "--topic", topic, "--partition", "0")
     assert re.search(r"^\d+\s+\d+\s+\d+\s+-?\d+\s+\d+\s+None", producers, re.M), producers
     online("TransactionsCommand", "find-hanging", "--topic", topic)
+
+
+def groups(*arguments):
+    return online("consumer.group.ConsumerGroupCommand", *arguments)
+
+
+@suite.case("kafka-consumer-groups: list, describe, reset in all forms, delete offsets and groups")
+def _():
+    topic = create("groups", 2)
+    base_ms = now_ms() - 3_600_000
+    with wire.Connection() as connection:
+        for partition in range(2):
+            stamps = [base_ms + 1000 * i for i in range(20)]
+            connection.produce(topic, partition, wire.batch([b"v%d" % i for i in range(20)], stamps))
+    out = online("consumer.ConsoleConsumer", "--topic", topic, "--group", topic, "--from-beginning", "--max-messages",
+                 "40", "--timeout-ms", "30000")
+    assert_eq(len(out.split()), 40, "records read as a group")
+
+    def described():
+        out = groups("--describe", "--group", topic)
+        return {int(p): int(o) for p, o in re.findall(rf"{topic}\s+(\d+)\s+(\d+)\s+20\s", out)}
+
+    eventually(lambda: described() == {0: 20, 1: 20}, "committed")
+    assert topic in groups("--list").split()
+    assert "Empty" in groups("--list", "--state", "Empty"), "by state"
+    assert re.search(rf"{topic}\s+.*Empty", groups("--describe", "--group", topic, "--state")), "state"
+    both = ("--reset-offsets", "--group", topic, "--topic", topic)
+    csv = Path(os.environ.get("TMPDIR", "/tmp")) / f"{topic}.csv"
+    csv.write_text(f"{topic},0,3\n{topic},1,4\n")
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S.000", time.gmtime((base_ms + 5000) / 1000))
+    forms = ((("--to-earliest",), {0: 0, 1: 0}), (("--to-offset", "7"), {0: 7, 1: 7}),
+             (("--shift-by", "3"), {0: 10, 1: 10}), (("--to-current",), {0: 10, 1: 10}),
+             (("--to-datetime", stamp), None), (("--by-duration", "PT1M"), {0: 20, 1: 20}),
+             (("--from-file", str(csv)), {0: 3, 1: 4}), (("--to-latest",), {0: 20, 1: 20}))
+    for form, want in forms:
+        arguments = ("--reset-offsets", "--group", topic) if form[0] == "--from-file" else both
+        groups(*arguments, *form, "--execute")
+        got = described()
+        assert got == want if want else all(4 <= offset <= 6 for offset in got.values()), f"{form}: {got}"
+    csv.unlink()
+    groups("--delete-offsets", "--group", topic, "--topic", f"{topic}:1")
+    assert_eq(described(), {0: 20}, "after deleting offsets")
+    groups("--delete", "--group", topic)
+    assert topic not in groups("--list").split()
+    if DATA_DIR:
+        logs = [str(path) for path in sorted(Path(DATA_DIR).glob("__consumer_offsets-*/*.log"))]
+        out = "".join(tool(TOOLS + "DumpLogSegments", "--offsets-decoder", "--files", log) for log in logs[:50])
+        assert f'"topic":"{topic}"' in out and '"type":"2"' in out, out[-2000:]
+        assert "Exception" not in out and "Could not" not in out, out[-2000:]
 
 
 @suite.case("kafka-producer-perf-test, acks all and acks 1")
