@@ -94,7 +94,10 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
 pub const TXN_VERIFICATIONS_PER_PARTITION_MAX: usize = 10_000;
 
 /// Transactional ids that one partition of `__transaction_state` holds; no more are taken.
-pub const TXN_IDS_PER_PARTITION_MAX: usize = 100_000;
+pub const TXN_IDS_PER_PARTITION_MAX: usize = 20_000;
+
+/// Longest transactional id, bytes: each is held in memory.
+pub const TXN_ID_BYTES_MAX: usize = 1024;
 
 /// How long a request waits for the step of its transactional id that is under way, milliseconds.
 pub const TXN_STEP_WAIT_MS: u64 = 1000;
