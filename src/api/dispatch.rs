@@ -16,9 +16,10 @@ use kafka_protocol::protocol::{Decodable, Encodable};
 
 use super::control::NodeInfo;
 use super::{
-    Call, ConnectionContext, Handled, Outcome, Refusal, api_versions, create_partitions, create_topics,
-    delete_topics, describe_cluster, describe_configs, describe_log_dirs, describe_topic_partitions,
-    find_coordinator, init_producer_id, list_offsets, metadata, offset_for_leader_epoch,
+    Call, ConnectionContext, Handled, Outcome, Refusal, add_partitions_to_txn, api_versions,
+    create_partitions, create_topics, delete_topics, describe_cluster, describe_configs, describe_log_dirs,
+    describe_topic_partitions, describe_transactions, end_txn, find_coordinator, init_producer_id,
+    list_offsets, metadata, offset_for_leader_epoch, txn_offset_commit,
 };
 use crate::catalog::{Catalog, CatalogChange};
 use crate::rt;
@@ -119,10 +120,52 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         }
         api_table::INIT_PRODUCER_ID => {
             let request: InitProducerIdRequest = decode(call, body)?;
-            Ok(encode(call, &init_producer_id::respond(shard, &request).await))
+            Ok(encode(call, &init_producer_id::respond(shard, &request, call.version).await))
         }
+        api_table::ADD_PARTITIONS_TO_TXN
+        | api_table::ADD_OFFSETS_TO_TXN
+        | api_table::END_TXN
+        | api_table::WRITE_TXN_MARKERS
+        | api_table::TXN_OFFSET_COMMIT
+        | api_table::DESCRIBE_PRODUCERS
+        | api_table::DESCRIBE_TRANSACTIONS
+        | api_table::LIST_TRANSACTIONS => transactional(shard, call, body).await,
         _ => super::dispatch_admin::handle(context, call, body).await,
     }
+}
+
+/// The APIs of transactions.
+async fn transactional(shard: &ShardRef, call: Call, body: &[u8]) -> Outcome {
+    Ok(match call.api_key {
+        api_table::ADD_PARTITIONS_TO_TXN => {
+            let response = add_partitions_to_txn::respond(shard, decode(call, body)?, call.version).await;
+            encode(call, &response)
+        }
+        api_table::ADD_OFFSETS_TO_TXN => {
+            let request = decode(call, body)?;
+            encode(call, &add_partitions_to_txn::respond_offsets(shard, &request, call.version).await)
+        }
+        api_table::END_TXN => {
+            encode(call, &end_txn::respond(shard, &decode(call, body)?, call.version).await)
+        }
+        api_table::WRITE_TXN_MARKERS => encode(call, &end_txn::write(shard, &decode(call, body)?).await),
+        api_table::TXN_OFFSET_COMMIT => {
+            let response = txn_offset_commit::respond(shard, decode(call, body)?, call.version).await;
+            encode(call, &response)
+        }
+        api_table::DESCRIBE_PRODUCERS => {
+            encode(call, &describe_transactions::producers(shard, &decode(call, body)?).await)
+        }
+        api_table::DESCRIBE_TRANSACTIONS => {
+            encode(call, &describe_transactions::describe(shard, &decode(call, body)?).await)
+        }
+        api_table::LIST_TRANSACTIONS => {
+            encode(call, &describe_transactions::list(shard, &decode(call, body)?, call.version).await)
+        }
+        _ => {
+            return Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }.into());
+        }
+    })
 }
 
 /// Lets the control thread make and carry out a plan on the newest catalog; the plan comes back.

@@ -5,6 +5,7 @@
 //! Produce and Fetch are decoded by `wire`; everything else by `kafka-protocol`, behind `wire::gate`.
 //! Must not: do I/O.
 
+mod add_partitions_to_txn;
 pub mod alter_configs;
 pub mod api_versions;
 pub mod client_quotas;
@@ -17,7 +18,9 @@ pub mod describe_configs;
 pub mod describe_log_dirs;
 pub mod describe_quorum;
 pub mod describe_topic_partitions;
+mod describe_transactions;
 mod dispatch;
+mod end_txn;
 mod dispatch_admin;
 pub mod features;
 mod fetch;
@@ -30,6 +33,9 @@ mod list_offsets;
 pub mod metadata;
 mod offset_for_leader_epoch;
 pub(crate) mod produce;
+mod txn_admission;
+mod txn_errors;
+mod txn_offset_commit;
 pub mod replicas;
 pub mod telemetry;
 mod throttle;

@@ -6,6 +6,7 @@
 
 use super::group_keys::GROUP_KEYS;
 use super::keys::{KeySpec, Kind, Scope, Support};
+use super::txn_keys::TXN_KEYS;
 
 const I32_MAX: i64 = i32::MAX as i64;
 /// The smallest memory budget, in bytes.
@@ -36,7 +37,9 @@ pub(crate) fn is_accepted_without_effect(name: &str) -> bool {
 
 /// Every broker key Ringlog knows.
 pub const BROKER_KEYS: &[KeySpec] =
-    &joined::<{ GENERAL_KEYS.len() + GROUP_KEYS.len() }>(GENERAL_KEYS, &GROUP_KEYS);
+    &joined::<{ GENERAL_KEYS.len() + COORDINATOR_KEYS.len() }>(GENERAL_KEYS, COORDINATOR_KEYS);
+
+const COORDINATOR_KEYS: &[KeySpec] = &joined::<{ GROUP_KEYS.len() + TXN_KEYS.len() }>(&GROUP_KEYS, &TXN_KEYS);
 
 /// Two tables as one, at compile time.
 const fn joined<const N: usize>(first: &[KeySpec], second: &[KeySpec]) -> [KeySpec; N] {
@@ -722,14 +725,9 @@ const ACCEPTED_WITHOUT_EFFECT: &[&str] = &[
     "socket.receive.buffer.bytes",
     "socket.send.buffer.bytes",
     "telemetry.max.bytes",
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms",
-    "transaction.max.timeout.ms",
-    "transaction.partition.verification.enable",
-    "transaction.remove.expired.transaction.cleanup.interval.ms",
     "transaction.state.log.load.buffer.size",
     "transaction.state.log.min.isr",
     "transaction.two.phase.commit.enable",
-    "transactional.id.expiration.ms",
     "unclean.leader.election.interval.ms",
     "zookeeper.connect",
     "zookeeper.connection.timeout.ms",

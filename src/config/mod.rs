@@ -18,6 +18,7 @@ mod render;
 mod settings;
 mod topic;
 mod topic_keys;
+mod txn_keys;
 
 pub use broker::{BrokerConfig, Listener, TimestampType};
 pub use broker_keys::{BROKER_KEYS, broker_key};
@@ -32,3 +33,4 @@ pub use topic::{
     CleanupPolicy, Compression, TopicConfig, topic_value, validate_topic_config, validate_topic_configs,
 };
 pub use topic_keys::{TOPIC_KEYS, topic_key};
+pub use txn_keys::TxnConfig;

@@ -25,7 +25,7 @@ use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
 use crate::quota::Quotas;
 use crate::rt;
-use crate::storage::{Log, LogResources, Recovered, SegmentSummary};
+use crate::storage::{Log, LogResources, Recovered, Reign, SegmentSummary};
 use crate::sync::Event;
 
 pub use control::{Control, ControlError};
@@ -172,7 +172,7 @@ impl Shard {
         for topic in new.topics() {
             let known = old.topic_by_id(topic.id);
             if defaults_changed || !known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
-                self.apply_topic(topic, |_| Recovered::default());
+                self.apply_topic(topic, |_, reign| Recovered { reign, ..Recovered::default() });
             }
         }
     }
@@ -189,7 +189,7 @@ impl Shard {
         changed
     }
 
-    fn apply_topic(&self, topic: &Arc<Topic>, recover: impl Fn(i32) -> Recovered) {
+    fn apply_topic(&self, topic: &Arc<Topic>, recover: impl Fn(i32, Reign) -> Recovered) {
         let config = Rc::new(TopicConfig::effective(&self.config_now(), &topic.configs));
         for (index, meta) in topic.partitions.iter().enumerate() {
             let index = index as i32;
@@ -204,8 +204,9 @@ impl Shard {
             let name = format!("{}-{index}", topic.name);
             let directory = self.config.data_dir.join(&name);
             let metadata = format!("version: 0\ntopic_id: {}\n", kafka_uuid(topic.id)).into_bytes();
-            let log =
-                Log::new(name, directory, &self.resources, log_config(&config), recover(index), metadata);
+            let reign = Reign { first_epoch: topic.first_epoch, last_epoch: meta.leader_epoch };
+            let recovered = recover(index, reign);
+            let log = Log::new(name, directory, &self.resources, log_config(&config), recovered, metadata);
             let partition =
                 Partition::new(topic.name.clone(), topic.id, index, meta.leader_epoch, config.clone(), log);
             self.partitions.borrow_mut().insert((topic.id, index), partition);

@@ -53,6 +53,16 @@ pub const DELETE_TOPICS: i16 = 20;
 pub const INIT_PRODUCER_ID: i16 = 22;
 /// Api key of OffsetForLeaderEpoch.
 pub const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
+/// Api key of AddPartitionsToTxn.
+pub const ADD_PARTITIONS_TO_TXN: i16 = 24;
+/// Api key of AddOffsetsToTxn.
+pub const ADD_OFFSETS_TO_TXN: i16 = 25;
+/// Api key of EndTxn.
+pub const END_TXN: i16 = 26;
+/// Api key of WriteTxnMarkers.
+pub const WRITE_TXN_MARKERS: i16 = 27;
+/// Api key of TxnOffsetCommit.
+pub const TXN_OFFSET_COMMIT: i16 = 28;
 /// Api key of DescribeConfigs.
 pub const DESCRIBE_CONFIGS: i16 = 32;
 /// Api key of AlterConfigs.
@@ -85,6 +95,12 @@ pub const DESCRIBE_QUORUM: i16 = 55;
 pub const UPDATE_FEATURES: i16 = 57;
 /// Api key of DescribeCluster.
 pub const DESCRIBE_CLUSTER: i16 = 60;
+/// Api key of DescribeProducers.
+pub const DESCRIBE_PRODUCERS: i16 = 61;
+/// Api key of DescribeTransactions.
+pub const DESCRIBE_TRANSACTIONS: i16 = 65;
+/// Api key of ListTransactions.
+pub const LIST_TRANSACTIONS: i16 = 66;
 /// Api key of ConsumerGroupHeartbeat.
 pub const CONSUMER_GROUP_HEARTBEAT: i16 = 68;
 /// Api key of ConsumerGroupDescribe.
@@ -126,6 +142,11 @@ pub const SUPPORTED: &[ApiRange] = &[
     range(DELETE_TOPICS, 1, 6, "DeleteTopics"),
     range(INIT_PRODUCER_ID, 0, 5, "InitProducerId"),
     range(OFFSET_FOR_LEADER_EPOCH, 2, 4, "OffsetForLeaderEpoch"),
+    range(ADD_PARTITIONS_TO_TXN, 0, 5, "AddPartitionsToTxn"),
+    range(ADD_OFFSETS_TO_TXN, 0, 4, "AddOffsetsToTxn"),
+    range(END_TXN, 0, 5, "EndTxn"),
+    range(WRITE_TXN_MARKERS, 1, 1, "WriteTxnMarkers"),
+    range(TXN_OFFSET_COMMIT, 0, 5, "TxnOffsetCommit"),
     range(DESCRIBE_CONFIGS, 1, 4, "DescribeConfigs"),
     range(ALTER_CONFIGS, 0, 2, "AlterConfigs"),
     range(ALTER_REPLICA_LOG_DIRS, 1, 2, "AlterReplicaLogDirs"),
@@ -142,6 +163,9 @@ pub const SUPPORTED: &[ApiRange] = &[
     range(DESCRIBE_QUORUM, 0, 2, "DescribeQuorum"),
     range(UPDATE_FEATURES, 0, 2, "UpdateFeatures"),
     range(DESCRIBE_CLUSTER, 0, 2, "DescribeCluster"),
+    range(DESCRIBE_PRODUCERS, 0, 0, "DescribeProducers"),
+    range(DESCRIBE_TRANSACTIONS, 0, 0, "DescribeTransactions"),
+    range(LIST_TRANSACTIONS, 0, 2, "ListTransactions"),
     range(CONSUMER_GROUP_HEARTBEAT, 0, 1, "ConsumerGroupHeartbeat"),
     range(CONSUMER_GROUP_DESCRIBE, 0, 1, "ConsumerGroupDescribe"),
     range(GET_TELEMETRY_SUBSCRIPTIONS, 0, 0, "GetTelemetrySubscriptions"),
@@ -197,7 +221,12 @@ mod tests {
             FIND_COORDINATOR => FindCoordinatorRequest, API_VERSIONS => ApiVersionsRequest,
             CREATE_TOPICS => CreateTopicsRequest,
             DELETE_TOPICS => DeleteTopicsRequest, INIT_PRODUCER_ID => InitProducerIdRequest,
-            OFFSET_FOR_LEADER_EPOCH => OffsetForLeaderEpochRequest, DESCRIBE_CONFIGS => DescribeConfigsRequest,
+            OFFSET_FOR_LEADER_EPOCH => OffsetForLeaderEpochRequest,
+            ADD_PARTITIONS_TO_TXN => AddPartitionsToTxnRequest, ADD_OFFSETS_TO_TXN => AddOffsetsToTxnRequest,
+            END_TXN => EndTxnRequest, WRITE_TXN_MARKERS => WriteTxnMarkersRequest,
+            TXN_OFFSET_COMMIT => TxnOffsetCommitRequest,
+            DESCRIBE_PRODUCERS => DescribeProducersRequest, DESCRIBE_TRANSACTIONS => DescribeTransactionsRequest,
+            LIST_TRANSACTIONS => ListTransactionsRequest, DESCRIBE_CONFIGS => DescribeConfigsRequest,
             DESCRIBE_LOG_DIRS => DescribeLogDirsRequest, CREATE_PARTITIONS => CreatePartitionsRequest,
             OFFSET_COMMIT => OffsetCommitRequest, OFFSET_FETCH => OffsetFetchRequest, JOIN_GROUP => JoinGroupRequest,
             HEARTBEAT => HeartbeatRequest, LEAVE_GROUP => LeaveGroupRequest, SYNC_GROUP => SyncGroupRequest,
