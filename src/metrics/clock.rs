@@ -2,7 +2,7 @@
 //! CLOCK_MONOTONIC.
 //!
 //! Owner: the process; `start` once, on the main thread, before any core runs. Why: a stage is bounded by one
-//! reading each, and a small produce request by eight; the counter takes a third of the system's clock.
+//! reading each, and a small produce request by eight; reading the counter is cheaper than the system's clock.
 //! Invariants: readings are nanoseconds, do not go back on one core, and are only compared on one core; the kernel's
 //! choice of `tsc` as its clock source is the proof that the counter runs at one rate on all cores.
 //! It must not be used for anything that a client sees.
