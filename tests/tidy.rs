@@ -39,7 +39,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 const ONLY_THESE: &[(&str, &str, &[&str])] = &[
     ("api", "net", &["Frame", "FrameBuffer", "Outgoing", "Payload", "Reply"]),
     ("shard", "net", &["FramePool"]),
-    ("storage", "wire", &["record_batch", "records"]),
+    ("storage", "wire", &["batch_filter", "record_batch", "records"]),
     ("net", "storage", &["Landing", "Slice"]),
     ("cli", "storage", &["probe_disk"]),
 ];
@@ -59,6 +59,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "src/preflight.rs",
     "src/shard/lease.rs",
     "src/storage/buffer.rs",
+    "src/storage/cleaner.rs",
     "src/storage/disk_dma.rs",
 ];
 

@@ -4,6 +4,7 @@
 //! through `mesh`; the catalog snapshot is immutable and replaced as a whole by the control thread.
 //! It must not encode or decode requests.
 
+mod cleaning;
 mod control;
 mod lease;
 mod mesh;
@@ -23,9 +24,10 @@ use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX};
 use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
 use crate::rt;
-use crate::storage::{Log, LogResources, Recovered, SegmentSummary};
+use crate::storage::{Cleaner, Log, LogResources, Recovered, SegmentSummary};
 use crate::sync::Event;
 
+pub use cleaning::start_cleaner;
 pub use control::{Control, ControlError};
 pub use lease::{Lease, LeaseTable};
 pub use mesh::{Job, LocalFuture, Mesh, build as build_mesh};
@@ -54,6 +56,7 @@ pub struct Shard {
     /// Fires when the broker stops.
     pub stop: Event,
     resources: LogResources,
+    cleaner: Option<Cleaner>,
     catalog: RefCell<Arc<Catalog>>,
     partitions: RefCell<HashMap<PartitionKey, Rc<Partition>>>,
     watches: RefCell<HashMap<u64, Rc<Event>>>,
@@ -244,6 +247,7 @@ impl Shard {
             let all: Vec<_> = self.partitions.borrow().values().cloned().collect();
             let expiry_ms = i64::try_from(self.config.producer_id_expiration_ms).unwrap_or(i64::MAX);
             for partition in all {
+                partition.log.roll_if_due(now_ms).await;
                 partition.log.apply_retention(now_ms).await;
                 partition.log.close_idle_files();
                 partition.log.expire_producers(now_ms.saturating_sub(expiry_ms));

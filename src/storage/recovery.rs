@@ -17,7 +17,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::compaction_recover::finish_swaps;
 use super::index::{Damage, SegmentIndex, SegmentSummary};
+use super::marks::Marks;
 use super::producers::Producers;
 use super::segment::{Segment, index_file_name};
 use super::tail::block_floor;
@@ -42,6 +44,8 @@ pub struct Recovered {
     pub producers: Producers,
     /// Bytes of the last, partly filled block.
     pub partial: Vec<u8>,
+    /// Offsets that the segments do not tell.
+    pub marks: Marks,
     /// The partition's directory is there.
     pub directory_exists: bool,
     /// What was wrong, in words, for the log.
@@ -62,6 +66,13 @@ struct Scan {
 /// Loads the partition in `directory`; `epoch_max` is its leader epoch in the catalog, which no batch exceeds.
 pub fn recover(directory: &Path, clean: CleanMark<'_>, epoch_max: i32) -> io::Result<Recovered> {
     let mut recovered = Recovered::default();
+    if directory.exists() {
+        finish_swaps(directory, &mut recovered.reports)?;
+        recovered.marks = Marks::read(directory)?.unwrap_or_else(|| {
+            recovered.reports.push(format!("{}: marks are damaged; taken for none", directory.display()));
+            Marks::default()
+        });
+    }
     let mut bases = match list_segments(directory) {
         Ok(bases) => bases,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(recovered),
@@ -98,8 +109,9 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, epoch_max: i32) -> io::Re
     }
     if let (Some(first), Some(active)) = (recovered.segments.front(), recovered.segments.back()) {
         active.sealed.set(false);
-        recovered.log_start_offset = first.base_offset;
         recovered.log_end_offset = active.next_offset.get();
+        recovered.log_start_offset =
+            first.base_offset.max(recovered.marks.log_start.min(recovered.log_end_offset));
         recovered.partial = last_block(active)?;
     }
     for report in &recovered.reports {
@@ -234,6 +246,8 @@ fn load_segment(
     }
     let epoch_floor = so_far.epochs.last().map_or(-1, |(epoch, _)| *epoch);
     let mut scanner = Scanner::new(&file, file_size, path, base_offset, (epoch_floor, epoch_max));
+    // Compaction leaves gaps; it never touches the last segment.
+    scanner.gaps = !is_last && base_offset < so_far.marks.gaps_end;
     scanner.run()?;
     // What a killed process wrote need not be flushed, and from here on it counts as flushed: a producer that
     // repeats a batch with acks=all is told at once that it is there.
@@ -260,6 +274,8 @@ struct Scanner<'a> {
     window_start: u64,
     position: u64,
     expected_offset: i64,
+    /// Offsets may be missing between batches.
+    gaps: bool,
     epoch_floor: i32,
     epoch_max: i32,
     epochs: Vec<(i32, i64)>,
@@ -286,6 +302,7 @@ impl<'a> Scanner<'a> {
             window_start: 0,
             position: 0,
             expected_offset: base_offset,
+            gaps: false,
             epoch_floor,
             epoch_max,
             epochs: Vec::new(),
@@ -328,7 +345,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn accepts(&self, batch: &BatchInfo) -> bool {
-        batch.base_offset == self.expected_offset
+        batch.base_offset == self.expected_offset || self.gaps && batch.base_offset > self.expected_offset
     }
 
     fn accept(&mut self, mut batch: BatchInfo) {

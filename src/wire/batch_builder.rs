@@ -1,5 +1,5 @@
 //! Builds record batches v2, for tests and tools. The broker itself never builds one on its data path: it stores
-//! what clients send.
+//! what clients send (`batch_filter` borrows the compression).
 //!
 //! Owner: nobody; pure. Spec: Kafka documentation "Record Batch" and "Record".
 //!
@@ -182,7 +182,8 @@ fn varint_bytes(out: &mut Writer<'_>, bytes: Option<&[u8]>) {
     out.raw(bytes.unwrap_or_default());
 }
 
-fn compress(compression: Compression, xerial: bool, records: &[u8]) -> Vec<u8> {
+/// Compresses encoded records; `xerial` frames snappy as Java and Go clients do.
+pub(super) fn compress(compression: Compression, xerial: bool, records: &[u8]) -> Vec<u8> {
     const IN_MEMORY: &str = "writing to memory does not fail";
     match compression {
         Compression::None => records.to_vec(),
