@@ -75,6 +75,11 @@ impl OpenBatch {
         Ok(OpenBatch { info, xerial, raw, at: 0, records_left, last_delta: -1, kept: Vec::new() })
     }
 
+    /// The batch's header.
+    pub fn info(&self) -> &BatchInfo {
+        &self.info
+    }
+
     /// The next record; `None` behind the last.
     pub fn next_record(&mut self) -> Result<Option<KeyedRecord<'_>>, RecordsError> {
         if self.records_left == 0 {
