@@ -4,12 +4,15 @@
 //! frames), `wire` (bytes and views), `api` (one file per Kafka API), `shard` (what one core owns, and
 //! the mesh between cores), `partition`, `storage`. docs/ARCHITECTURE.md has the map and the invariants.
 
+pub mod admin;
 pub mod api;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod coordinator;
 pub mod limits;
 pub mod memory;
+pub mod metrics;
 pub mod net;
 pub mod partition;
 pub mod preflight;

@@ -77,6 +77,9 @@ pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;
 /// Producers remembered per partition for idempotence; the least recently used goes first.
 pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
 
+/// Transactions of one partition that were verified with the coordinator and not begun.
+pub const TXN_VERIFICATIONS_PER_PARTITION_MAX: usize = 10_000;
+
 /// Batches remembered per producer and partition (Kafka's five in flight).
 pub const PRODUCER_BATCHES_KEPT: usize = 5;
 
@@ -101,6 +104,12 @@ pub const POOL_PREFILL_BYTES_MAX: u64 = 256 << 20;
 
 /// Files that one core's segment pool keeps, whatever their size.
 pub const POOL_FILES_MAX: usize = 4096;
+
+/// Longest request head that an admin listener reads, bytes.
+pub const ADMIN_REQUEST_BYTES_MAX: usize = 8 << 10;
+
+/// Longest that one admin connection may take; they are served one after another, seconds.
+pub const ADMIN_CONNECTION_S_MAX: u64 = 5;
 
 /// Log lines about peers' mistakes per core in one window of [`COMPLAINT_WINDOW_S`] seconds.
 pub const COMPLAINTS_PER_WINDOW_MAX: u32 = 10;
@@ -128,3 +137,36 @@ pub const CLEANER_FLUSH_BYTES: u64 = 8 << 20;
 
 /// Cleaned segments that wait for their core; the cleaner waits with the next one.
 pub const CLEANER_STEPS_MAX: usize = 1;
+
+/// Bytes of a coordinator's records that go into one batch of its log.
+pub const STATE_LOG_BATCH_BYTES_MAX: usize = 512 << 10;
+
+/// Bytes of a coordinator's records that may wait for its log; beyond, requests are turned away.
+pub const STATE_LOG_QUEUE_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes that replay of a coordinator's log reads at a time.
+pub const STATE_LOG_READ_BYTES: usize = 1 << 20;
+
+/// Groups that one partition of `__consumer_offsets` remembers.
+pub const GROUPS_PER_PARTITION_MAX: usize = 100_000;
+
+/// Members of one group, whatever the configuration says.
+pub const GROUP_MEMBERS_MAX: usize = 20_000;
+
+/// Bytes of metadata that the members of one group may have together, and of the assignments they get.
+pub const GROUP_METADATA_BYTES_MAX: usize = 4 << 20;
+
+/// Partitions for which one group may have committed an offset.
+pub const GROUP_OFFSETS_MAX: usize = 200_000;
+
+/// Longest sleep of a core's group timer, milliseconds.
+pub const GROUP_TIMER_MS_MAX: i64 = 1_000;
+
+/// Longest regular expression that a member may subscribe with, bytes.
+pub const GROUP_REGEX_BYTES_MAX: usize = 1_000;
+
+/// Different regular expressions in one group.
+pub const GROUP_REGEXES_MAX: usize = 100;
+
+/// Memory that one compiled regular expression may take, bytes.
+pub const REGEX_PROGRAM_BYTES_MAX: usize = 1 << 20;

@@ -5,7 +5,8 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::sync::oneshot;
 
@@ -22,6 +23,12 @@ pub async fn sleep_ms(ms: u64) {
 /// Gives other tasks of this core a turn.
 pub async fn yield_now() {
     glommio::executor().yield_now().await;
+}
+
+/// Gives the core a turn at its rings if this task's slice is used up: what was asked of the disk meanwhile is
+/// submitted, and what it has done is noticed. Whoever loops over input that may never end calls this.
+pub async fn yield_if_needed() {
+    glommio::executor().yield_if_needed().await;
 }
 
 thread_local! {
@@ -47,6 +54,13 @@ pub async fn quiesce() {
     while BLOCKING.get() > 0 {
         sleep_ms(1).await;
     }
+}
+
+/// A clock that never jumps, milliseconds: the wall clock as it was when this was first asked, and the time since.
+pub fn steady_ms() -> i64 {
+    static START: OnceLock<(Instant, i64)> = OnceLock::new();
+    let (began, wall_ms) = START.get_or_init(|| (Instant::now(), wall_ms()));
+    wall_ms + began.elapsed().as_millis() as i64
 }
 
 /// Wall clock, milliseconds since the Unix epoch (Kafka timestamps).

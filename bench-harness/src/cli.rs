@@ -35,6 +35,14 @@ pub(crate) enum Command {
     Roofline(RooflineCommand),
     /// The default load: roofline, produce, open loop, end to end, fetch.
     Run(RunCommand),
+    /// A published load, scaled.
+    Preset(crate::preset::PresetCommand),
+    /// Find the highest rate that meets a latency limit, then run at half of it.
+    Knee(crate::knee::KneeCommand),
+    /// What idle connections cost the server.
+    Idle(crate::idle::IdleCommand),
+    /// Judge paired samples of interleaved runs: 0 no regression, 1 regression, 2 not decided.
+    Gate(crate::gate::GateCommand),
     /// The same workloads on several endpoints, interleaved, with medians and ratios.
     CompareEndpoints(CompareCommand),
 }
@@ -60,6 +68,9 @@ pub(crate) struct EndpointArgs {
     /// Process id of the server, to note its processor time.
     #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,
+    /// Send every produce request to the listener after the leader's: the wrong core.
+    #[arg(long)]
+    pub(crate) misroute: bool,
 }
 
 /// Timing, cores and output.
@@ -221,9 +232,12 @@ pub(crate) struct E2eCommand {
     pub(crate) endpoint: EndpointArgs,
     #[command(flatten)]
     pub(crate) produce: ProduceArgs,
-    /// Consumer connections.
+    /// Consumer connections of one group; they share the partitions.
     #[arg(long, default_value_t = 1)]
     pub(crate) consumers: usize,
+    /// Groups, each of which reads everything.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) fan_out: usize,
     #[command(flatten)]
     pub(crate) fetch: FetchArgs,
     #[command(flatten)]
@@ -271,6 +285,9 @@ pub(crate) struct RooflineCommand {
     /// Request size sent to the sink.
     #[arg(long, default_value_t = 1 << 20)]
     pub(crate) request_bytes: usize,
+    /// Only these probes: disk, flush, crc, loopback, sink; default: all
+    #[arg(long, value_delimiter = ',', value_parser = ["disk", "flush", "crc", "loopback", "sink"])]
+    pub(crate) only: Vec<String>,
     /// TCP congestion control; `default` leaves the system's.
     #[arg(long, default_value = "cubic")]
     pub(crate) congestion: String,
@@ -389,7 +406,12 @@ impl ProduceArgs {
             (None, true) => Pace::Max,
             (None, false) => return Err(BenchError::Usage("one of --rate and --max is needed".into())),
         };
-        Ok(ProduceLoad {
+        Ok(self.load_at(pace))
+    }
+
+    /// The load these flags ask for, at another pace.
+    pub(crate) fn load_at(&self, pace: Pace) -> ProduceLoad {
+        ProduceLoad {
             connections: self.connections,
             in_flight: self.in_flight,
             record_bytes: self.record_bytes,
@@ -402,7 +424,7 @@ impl ProduceArgs {
             acks: self.acks.code(),
             pace,
             bytes_max: self.bytes_max.unwrap_or(u64::MAX),
-        })
+        }
     }
 }
 
@@ -411,6 +433,7 @@ impl FetchArgs {
     pub(crate) fn load(&self, connections: usize, from: From, at_end: AtEnd) -> ConsumeLoad {
         ConsumeLoad {
             connections,
+            fan_out: 1,
             from,
             at_end,
             bytes_max: self.max_bytes.clamp(1, 1 << 29),

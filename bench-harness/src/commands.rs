@@ -60,6 +60,7 @@ pub(crate) fn produce_parameters(load: &ProduceLoad, outcome: &Outcome) -> BTree
 pub(crate) fn consume_parameters(load: &ConsumeLoad) -> BTreeMap<String, String> {
     [
         ("consumer_connections", load.connections.to_string()),
+        ("fan_out", load.fan_out.to_string()),
         ("from", format!("{:?}", load.from).to_lowercase()),
         ("at_end", format!("{:?}", load.at_end).to_lowercase()),
         ("max_bytes", load.bytes_max.to_string()),
@@ -79,7 +80,13 @@ pub(crate) fn log_path(out: Option<&Path>, name: &str) -> Result<Option<PathBuf>
     Ok(Some(out.join(format!("{name}.hlog"))))
 }
 
-fn finish(phase: Phase, args: &ClientArgs, client: &Client, endpoint: &EndpointArgs) -> Result<()> {
+/// Prints a phase and writes its results.
+pub(crate) fn finish(
+    phase: Phase,
+    args: &ClientArgs,
+    client: &Client,
+    endpoint: &EndpointArgs,
+) -> Result<()> {
     print!("{}", table(std::slice::from_ref(&phase)));
     if let Some(out) = &args.out {
         let endpoints = BTreeMap::from([("endpoint".to_owned(), endpoint.bootstrap.clone())]);
@@ -90,7 +97,12 @@ fn finish(phase: Phase, args: &ClientArgs, client: &Client, endpoint: &EndpointA
     Ok(())
 }
 
-fn prepare(args: &ClientArgs, endpoint: &EndpointArgs, default_name: &str) -> Result<(Client, String)> {
+/// The client and the name of a phase.
+pub(crate) fn prepare(
+    args: &ClientArgs,
+    endpoint: &EndpointArgs,
+    default_name: &str,
+) -> Result<(Client, String)> {
     let name = args.name.clone().unwrap_or_else(|| default_name.to_owned());
     if name.contains('/') || name.contains(',') {
         return Err(BenchError::Usage("a name becomes a file: no slash, no comma".into()));
@@ -108,6 +120,13 @@ pub(crate) fn produce(command: &ProduceCommand) -> Result<()> {
     let endpoint = &command.endpoint;
     let spec = endpoint.topic_spec(image.len());
     let outcome = with_topic(&endpoint.bootstrap, &spec, endpoint.keep_topic, |partitions| {
+        let swapped;
+        let partitions = if endpoint.misroute {
+            swapped = workload::misrouted(partitions)?;
+            &swapped
+        } else {
+            partitions
+        };
         let plans = workload::plan_connections(&spec.name, partitions, &load, &image)?;
         workload::produce(plans, &load, &client, Peer::Kafka)
     })?;
@@ -152,7 +171,8 @@ pub(crate) fn end_to_end(
 pub(crate) fn e2e(command: &E2eCommand) -> Result<()> {
     let produce: &ProduceArgs = &command.produce;
     let load = produce.load()?;
-    let consume = command.fetch.load(command.consumers, From::Latest, AtEnd::Follow);
+    let mut consume = command.fetch.load(command.consumers, From::Latest, AtEnd::Follow);
+    consume.fan_out = command.fan_out.max(1);
     let endpoint = &command.endpoint;
     let (client, name) = prepare(&command.client, endpoint, "e2e")?;
     let spec = endpoint.topic_spec(workload::encode_image(&load, true)?.len());

@@ -1,7 +1,7 @@
 //! `ringlog-bench`: the load harness for any Kafka endpoint.
 //!
-//! Code map: `cli` (flags) → `commands`, `roofline`, `run`, `compare` (what a command does) → `workload`
-//! (connections, threads, windows) → `generator`, `consumer`, `sink` (the loops) → `record` (samples) →
+//! Code map: `cli` (flags) → `commands`, `roofline`, `run`, `preset`, `knee`, `idle`, `gate` (what a command does) →
+//! `workload` (connections, threads, windows) → `generator`, `consumer`, `sink` (the loops) → `record` (samples) →
 //! `report`, `manifest` (results). Below them: `frame`, `batch`, `fetch_walk`, `kafka`, `wire` (bytes),
 //! `schedule` (open loop), `disk`, `ring`, `sys` (the machine), `limits`, `error`.
 //!
@@ -15,10 +15,14 @@ mod consumer;
 mod error;
 mod fetch_walk;
 mod frame;
+mod gate;
 mod generator;
+mod idle;
 mod kafka;
+mod knee;
 mod limits;
 mod manifest;
+mod preset;
 mod probe;
 mod progress;
 mod record;
@@ -47,12 +51,21 @@ fn main() -> ExitCode {
         Command::Roofline(command) => roofline::command(&command),
         Command::Run(command) => run::run(&command),
         Command::CompareEndpoints(command) => run::compare(&command),
+        Command::Preset(command) => preset::command(&command),
+        Command::Knee(command) => knee::command(&command),
+        Command::Idle(command) => idle::command(&command),
+        Command::Gate(command) => return done(gate::command(&command)),
     };
+    done(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn done(result: error::Result<ExitCode>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("ringlog-bench: {error}");
-            ExitCode::FAILURE
+            // 1 is an answer of `gate`.
+            ExitCode::from(2)
         }
     }
 }

@@ -189,31 +189,49 @@ impl Probes {
 
     /// Disk, CRC and loopback; sinks are added by the caller, with the shapes it is going to load.
     pub(crate) fn basics(&self, connections: usize) -> Result<Roofline> {
+        self.chosen(connections, &|_| true)
+    }
+
+    /// Those of the basic limits that are wanted, by name: disk, flush, crc, loopback.
+    pub(crate) fn chosen(&self, connections: usize, wanted: &dyn Fn(&str) -> bool) -> Result<Roofline> {
         let time = self.time()?;
         let mut roofline = Roofline::default();
         let dir: &Path = &self.args.dir;
         std::fs::create_dir_all(dir).map_err(io_err(format!("create {}", dir.display())))?;
-        let probe = ProbeFile::create(dir, "disk", self.args.probe_file_bytes)?;
+        if wanted("disk") || wanted("flush") {
+            self.disk(&mut roofline, wanted)?;
+        }
+        if wanted("crc") {
+            roofline.crc_gb_per_s = crc_gb_per_s(time / 4);
+        }
+        let directions = [(1, true), (connections, true), (1, false), (connections, false)];
+        for (count, inward) in directions.into_iter().filter(|_| wanted("loopback")) {
+            let figure = self.loopback(count, inward, 1 << 20)?;
+            let direction = if inward { "in" } else { "out" };
+            roofline.loopback_gb_per_s.insert(format!("{direction}_{count}"), figure);
+        }
+        Ok(roofline)
+    }
+
+    fn disk(&self, roofline: &mut Roofline, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        let time = self.time()?;
+        let probe = ProbeFile::create(&self.args.dir, "disk", self.args.probe_file_bytes)?;
         for (name, job, block) in [
             ("write_1m", Job::Write, 1 << 20),
             ("read_1m", Job::Read, 1 << 20),
             ("write_64k", Job::Write, 64 << 10),
             ("read_64k", Job::Read, 64 << 10),
-        ] {
+        ]
+        .into_iter()
+        .filter(|_| wanted("disk"))
+        {
             roofline.disk_gb_per_s.insert(name.to_owned(), disk_gb_per_s(&probe, job, block, time)?);
         }
-        for (name, block) in [("4k", 4 << 10), ("64k", 64 << 10), ("1m", 1 << 20)] {
+        let blocks = [("4k", 4 << 10), ("64k", 64 << 10), ("1m", 1 << 20)];
+        for (name, block) in blocks.into_iter().filter(|_| wanted("flush")) {
             roofline.write_flush.insert(name.to_owned(), flush_latency(&probe, block, time / 2)?);
         }
-        drop(probe);
-        roofline.crc_gb_per_s = crc_gb_per_s(time / 4);
-        for (count, inward) in [(1, true), (connections, true), (1, false), (connections, false)] {
-            let figure = self.loopback(count, inward, 1 << 20)?;
-            roofline
-                .loopback_gb_per_s
-                .insert(format!("{}_{count}", if inward { "in" } else { "out" }), figure);
-        }
-        Ok(roofline)
+        Ok(())
     }
 }
 
@@ -290,7 +308,8 @@ pub(crate) fn table(roofline: &Roofline) -> String {
 /// `roofline`
 pub(crate) fn command(command: &RooflineCommand) -> Result<()> {
     let probes = Probes::new(&command.probe, &command.congestion);
-    let mut roofline = probes.basics(command.connections)?;
+    let wanted = |name: &str| command.only.is_empty() || command.only.iter().any(|only| only == name);
+    let mut roofline = probes.chosen(command.connections, &wanted)?;
     let load = ProduceLoad {
         connections: command.connections,
         in_flight: command.in_flight,
@@ -302,7 +321,7 @@ pub(crate) fn command(command: &RooflineCommand) -> Result<()> {
         bytes_max: u64::MAX,
     };
     let variants: &[bool] = if command.probe.sink_sync { &[false, true] } else { &[false] };
-    for sync in variants {
+    for sync in variants.iter().filter(|_| wanted("sink")) {
         roofline.sinks.push(probes.sink(&load, *sync)?);
     }
     print!("{}", table(&roofline));

@@ -232,6 +232,7 @@ impl Suite<'_> {
     ) -> Result<Phase> {
         let load = ConsumeLoad {
             connections: LANES,
+            fan_out: 1,
             from,
             at_end,
             bytes_max: 1 << 20,
@@ -261,6 +262,7 @@ impl Suite<'_> {
         let load = shape("e2e-1k", pace).ok_or_else(|| BenchError::Usage("e2e-1k has a shape".into()))?;
         let consume = ConsumeLoad {
             connections: LANES,
+            fan_out: 1,
             from: From::Latest,
             at_end: AtEnd::Follow,
             bytes_max: 1 << 20,

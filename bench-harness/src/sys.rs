@@ -51,6 +51,13 @@ pub(crate) fn pid_cpu_ns(pid: u32) -> Option<u64> {
     Some(ticks * (1_000_000_000 / ticks_per_s))
 }
 
+/// Resident memory of another process, in bytes, or `None` if it is gone.
+pub(crate) fn pid_resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
 /// Processor time of the whole host so far (busy, stolen by the hypervisor), in nanoseconds.
 pub(crate) fn host_cpu_ns() -> Option<(u64, u64)> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;

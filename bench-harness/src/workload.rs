@@ -55,8 +55,11 @@ pub(crate) struct ProduceLoad {
 /// What the consumer side of a workload does.
 #[derive(Debug, Clone)]
 pub(crate) struct ConsumeLoad {
-    /// TCP connections; each reads its share of the partitions, or one of them when there are more connections.
+    /// TCP connections of one group; each reads its share of the partitions, or one of them when there are more
+    /// connections.
     pub(crate) connections: usize,
+    /// Groups, each of which reads everything.
+    pub(crate) fan_out: usize,
     /// Start.
     pub(crate) from: From,
     /// Behaviour at the end offset.
@@ -201,6 +204,22 @@ pub(crate) fn plan_connections(
         plans.push(ConnectionPlan { target: *leader, templates });
     }
     Ok(plans)
+}
+
+/// The same partitions with the next leader's address in place of each leader's.
+///
+/// # Errors
+/// When all partitions have the same leader: there is no wrong one then.
+pub(crate) fn misrouted(partitions: &[Partition]) -> Result<Vec<Partition>> {
+    let leaders: Vec<_> = by_leader(partitions).into_iter().map(|(leader, _)| leader).collect();
+    if leaders.len() < 2 {
+        return Err(BenchError::Usage("--misroute needs partitions with different leaders".into()));
+    }
+    let next = |leader| {
+        let at = leaders.iter().position(|known| *known == leader).unwrap_or(0);
+        leaders[(at + 1) % leaders.len()]
+    };
+    Ok(partitions.iter().map(|part| Partition { index: part.index, leader: next(part.leader) }).collect())
 }
 
 fn by_leader(partitions: &[Partition]) -> Vec<(std::net::SocketAddr, Vec<i32>)> {
@@ -352,14 +371,14 @@ pub(crate) fn plan_fetches(
     partitions: &[Partition],
     load: &ConsumeLoad,
 ) -> Result<Vec<FetchPlan>> {
-    if load.connections == 0 || load.connections > CONNECTIONS_MAX {
+    if load.connections == 0 || load.connections.saturating_mul(load.fan_out) > CONNECTIONS_MAX {
         return Err(BenchError::Usage("connections out of bounds".into()));
     }
     let earliest = Control::list_offsets(topic, partitions, -2)?;
     let latest = Control::list_offsets(topic, partitions, -1)?;
     let mut plans: Vec<FetchPlan> = Vec::new();
     let groups = by_leader(partitions);
-    for connection in 0..load.connections {
+    for connection in (0..load.fan_out).flat_map(|_| 0..load.connections) {
         let (leader, indexes) = &groups[connection % groups.len()];
         let peers = (load.connections - connection % groups.len()).div_ceil(groups.len());
         let place = connection / groups.len();
@@ -486,12 +505,13 @@ pub(crate) fn end_to_end(
     let host = watch_host(client, window);
     let watcher = {
         // Tells the consumers how much there is to come, once the producers are through.
-        let (goal, fetch) = (Arc::clone(&goal), Arc::clone(&fetch));
+        let (goal, fetch, copies) = (Arc::clone(&goal), Arc::clone(&fetch), consume.fan_out as u64);
         std::thread::spawn(move || {
             let ends = join(producers);
             match &ends {
                 Ok(ends) => {
-                    goal.records.store(ends.iter().map(|end| end.records_total).sum(), Ordering::Relaxed);
+                    let records: u64 = ends.iter().map(|end| end.records_total).sum();
+                    goal.records.store(records * copies, Ordering::Relaxed);
                     goal.complete.store(true, Ordering::Release);
                 }
                 Err(_) => fetch.stop.store(true, Ordering::Relaxed),
@@ -629,6 +649,14 @@ mod tests {
     #[test]
     fn connections_share_partitions_without_overlap_and_cover_all() {
         let address: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let two: Vec<Partition> = [9, 10, 9]
+            .iter()
+            .zip(0..)
+            .map(|(port, index)| Partition { index, leader: ([127, 0, 0, 1], *port).into() })
+            .collect();
+        let ports: Vec<u16> = misrouted(&two).unwrap().iter().map(|part| part.leader.port()).collect();
+        assert_eq!(ports, [10, 9, 10]);
+        assert!(misrouted(&two[..1]).is_err());
         for (partition_count, connections, width) in [(1, 4, 1), (4, 4, 1), (7, 3, 1), (8, 2, 2), (6, 4, 3)] {
             let partitions: Vec<Partition> =
                 (0..partition_count).map(|index| Partition { index, leader: address }).collect();

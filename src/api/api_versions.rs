@@ -4,6 +4,8 @@
 //! gets a version 0 body (KIP-511). The response header is version 0 at every version. Must not: keep a table of
 //! its own; the caller passes the one that dispatch uses.
 
+use super::features;
+use crate::catalog::Catalog;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
@@ -13,15 +15,23 @@ const API_KEY: i16 = 18;
 /// The version of the response header, whatever the version of the body.
 pub const RESPONSE_HEADER_VERSION: i16 = 0;
 
-/// The answer to a request of a supported version; `table` holds key, lowest and highest version.
-pub fn respond(table: &[(i16, i16, i16)], request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse {
+/// The answer to a request of a supported version; `table` holds key, lowest and highest version. Feature levels
+/// come from `catalog`.
+pub fn respond(
+    table: &[(i16, i16, i16)],
+    catalog: &Catalog,
+    request: &ApiVersionsRequest,
+    version: i16,
+) -> ApiVersionsResponse {
     let named = version < 3
         || (is_software_name(&request.client_software_name)
             && is_software_name(&request.client_software_version));
     if !named {
         return ApiVersionsResponse::default().with_error_code(ResponseError::InvalidRequest.code());
     }
-    ApiVersionsResponse::default().with_api_keys(table.iter().map(entry).collect())
+    let response = ApiVersionsResponse::default().with_api_keys(table.iter().map(entry).collect());
+    // Tagged fields, which exist since version 3.
+    if version >= 3 { features::announce(catalog, version, response) } else { response }
 }
 
 /// The answer to a version that is not in the table. It is to be encoded with version 0 and names the versions of
@@ -47,7 +57,7 @@ fn is_software_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::control::tests::seen_by_client;
+    use super::super::control::tests::{catalog, seen_by_client};
     use super::super::control::text;
     use super::*;
 
@@ -62,7 +72,10 @@ mod tests {
     #[test]
     fn every_version_sees_the_table() {
         for version in 0..=4 {
-            let seen = seen_by_client(&respond(TABLE, &request("apache-kafka-java"), version), version);
+            let seen = seen_by_client(
+                &respond(TABLE, &catalog(&[]), &request("apache-kafka-java"), version),
+                version,
+            );
             let keys: Vec<_> =
                 seen.api_keys.iter().map(|k| (k.api_key, k.min_version, k.max_version)).collect();
             assert_eq!((seen.error_code, keys.as_slice()), (0, TABLE), "version {version}");
@@ -79,9 +92,9 @@ mod tests {
     #[test]
     fn a_malformed_software_name_is_refused_from_version_3() {
         for bad in ["", "-x", "a b", "x."] {
-            assert_eq!(respond(TABLE, &request(bad), 3).error_code, 42, "{bad}");
-            assert_eq!(respond(TABLE, &request(bad), 2).error_code, 0, "{bad}");
+            assert_eq!(respond(TABLE, &catalog(&[]), &request(bad), 3).error_code, 42, "{bad}");
+            assert_eq!(respond(TABLE, &catalog(&[]), &request(bad), 2).error_code, 0, "{bad}");
         }
-        assert_eq!(respond(TABLE, &request("a"), 4).error_code, 0);
+        assert_eq!(respond(TABLE, &catalog(&[]), &request("a"), 4).error_code, 0);
     }
 }

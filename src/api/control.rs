@@ -3,6 +3,7 @@
 //! Owner: none, pure functions. Invariants: handlers read one catalog snapshot per request. Must not: do I/O.
 
 use crate::catalog::{Catalog, Topic};
+use crate::coordinator::InternalTopic;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{BrokerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
@@ -77,7 +78,12 @@ pub(crate) fn broker_ids(nodes: &[i32]) -> Vec<BrokerId> {
 
 /// Whether clients must not write to the topic by themselves.
 pub(crate) fn is_internal(topic: &Topic) -> bool {
-    matches!(&*topic.name, "__consumer_offsets" | "__transaction_state")
+    is_internal_name(&topic.name)
+}
+
+/// As [`is_internal`], for a topic that may not be there yet.
+pub(crate) fn is_internal_name(name: &str) -> bool {
+    name == InternalTopic::ConsumerOffsets.name() || name == InternalTopic::TransactionState.name()
 }
 
 /// Checks that `more` partitions may be created, after `planned` ones of the same request.

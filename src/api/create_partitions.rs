@@ -3,7 +3,9 @@
 //! Owner: the core of the connection plans and answers, the catalog's writer applies. Invariants: one result per
 //! topic; a topic never gets fewer partitions. Must not: commit.
 
-use super::control::{ItemError, check_partition_room, check_replicas, commit_failed, text, topic_name};
+use super::control::{
+    ItemError, check_partition_room, check_replicas, commit_failed, is_internal, text, topic_name,
+};
 use crate::catalog::{Catalog, CatalogChange, PARTITIONS_PER_TOPIC_MAX};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
@@ -79,6 +81,10 @@ fn check_topic(
         let message = "This server does not host this topic-partition.";
         ItemError::new(ResponseError::UnknownTopicOrPartition, message)
     })?;
+    if is_internal(topic) {
+        let message = "The number of partitions decides where coordinators live; it cannot change.";
+        return Err(ItemError::new(ResponseError::InvalidTopicException, message));
+    }
     let present = topic.partition_count();
     let invalid = |message| Err(ItemError::new(ResponseError::InvalidPartitions, message));
     let count = match usize::try_from(asked.count) {

@@ -4,7 +4,9 @@
 //! request gets exactly one result per name; what `plan` accepts `Catalog::apply` accepts, unless the catalog moved
 //! on in between. Must not: commit.
 
-use super::control::{ItemError, check_partition_room, check_replicas, commit_failed, text, topic_name};
+use super::control::{
+    ItemError, check_partition_room, check_replicas, commit_failed, is_internal_name, text, topic_name,
+};
 use super::describe_configs::topic_config_source;
 use crate::catalog::{Catalog, CatalogChange, PARTITIONS_PER_TOPIC_MAX, new_topic_id, validate_topic_name};
 use crate::config::{BrokerConfig, TOPIC_KEYS, topic_value, validate_topic_configs};
@@ -49,7 +51,7 @@ impl PlanNames {
         validate_topic_name(name).map_err(|why| {
             ItemError::new(ResponseError::InvalidTopicException, format!("Topic name is invalid: {why}"))
         })?;
-        if name == METADATA_TOPIC {
+        if name == METADATA_TOPIC || is_internal_name(name) {
             let message = format!("Creation of internal topic {name} is prohibited.");
             return Err(ItemError::new(ResponseError::InvalidRequest, message));
         }

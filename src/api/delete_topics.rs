@@ -3,7 +3,7 @@
 //! Owner: the core of the connection plans and answers, the catalog's writer applies. Invariants: a topic is
 //! deleted at most once, however it is named. Must not: touch data; the storage follows the catalog.
 
-use super::control::{ItemError, commit_failed, text, topic_name};
+use super::control::{ItemError, commit_failed, is_internal, text, topic_name};
 use crate::catalog::{Catalog, CatalogChange};
 use crate::config::BrokerConfig;
 use kafka_protocol::ResponseError;
@@ -44,6 +44,10 @@ pub fn plan(catalog: &Catalog, broker: &BrokerConfig, request: &DeleteTopicsRequ
     let mut plan = Plan { changes: Vec::new(), results: Vec::new() };
     for (state, found) in asked.iter().zip(found) {
         let allowed = found.and_then(|id| {
+            if catalog.topic_by_id(id).is_some_and(|topic| is_internal(topic)) {
+                let message = "The topic is the broker's own.";
+                return Err(ItemError::new(ResponseError::InvalidTopicException, message));
+            }
             if times_named.get(&id).is_some_and(|&times| times > 1) {
                 return Err(ItemError::new(
                     ResponseError::InvalidRequest,

@@ -33,12 +33,12 @@ fn ranges() -> Vec<(i16, i16, i16)> {
     SUPPORTED.iter().map(|range| (range.key, range.min, range.max)).collect()
 }
 
-fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
+pub(super) fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
     gate::check(call.api_key, call.version, body)?;
     T::decode(&mut Bytes::copy_from_slice(body), call.version).map_err(|_| Refusal::Malformed)
 }
 
-fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
+pub(super) fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
     let mut body = BytesMut::new();
     if let Err(error) = response.encode(&mut body, call.version) {
         // Our own response does not fit its own schema: a mistake of ours, seen by the client as a cut.
@@ -49,14 +49,14 @@ fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
 }
 
 /// ApiVersions, the one API that is answered in every version (KIP-511).
-pub(super) fn api_versions(call: Call, body: &[u8]) -> Outcome {
+pub(super) fn api_versions(catalog: &Catalog, call: Call, body: &[u8]) -> Outcome {
     if !api_table::is_supported(call.api_key, call.version) {
         let response = api_versions::respond_unsupported(&ranges());
         let as_version_0 = Call { version: 0, ..call };
         return Ok(encode(as_version_0, &response));
     }
     let request: ApiVersionsRequest = decode(call, body)?;
-    Ok(encode(call, &api_versions::respond(&ranges(), &request, call.version)))
+    Ok(encode(call, &api_versions::respond(&ranges(), catalog, &request, call.version)))
 }
 
 fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeInfo {
@@ -113,9 +113,10 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         }
         api_table::FIND_COORDINATOR => {
             let request: FindCoordinatorRequest = decode(call, body)?;
+            let ready = find_coordinator::prepare(shard, &request).await;
             Ok(encode(
                 call,
-                &find_coordinator::respond(&node_info(context, &catalog), &request, call.version),
+                &find_coordinator::respond(&node_info(context, &catalog), &request, call.version, ready),
             ))
         }
         api_table::INIT_PRODUCER_ID => {

@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use super::fetch_read::{PartitionRead, Wanted, WatchItem, read_all, watch};
 use super::{Call, ConnectionContext, Handled, Outcome};
 use crate::limits::{FETCH_RESPONSE_BYTES_MAX, FETCH_WAIT_MS_MAX};
+use crate::metrics::{self, Counter, Series};
 use crate::net::Outgoing;
 use crate::rt;
 use crate::shard::{SessionContext, SessionError, Shard};
 use crate::sync::Event;
+use crate::wire::api_table::FETCH;
 use crate::wire::fetch::{FetchPartition, FetchPartitionHead, FetchRequest, FetchResponseEncoder};
 use crate::wire::header;
 
@@ -94,7 +96,9 @@ async fn read_until_enough(
         partitions.iter().map(|fetch| Wanted::resolve(shard, &catalog, fetch)).collect()
     };
     loop {
+        let since_ns = metrics::now_ns();
         let reads = read_all(shard, &wanted, max_bytes).await;
+        metrics::record_since(Series::FetchRead, since_ns);
         let size: usize = reads.iter().map(|read| read.size_bytes).sum();
         let failed = reads.iter().any(|read| read.error_code != 0 || read.diverging.is_some());
         let now = Instant::now();
@@ -107,7 +111,9 @@ async fn read_until_enough(
             .map(|(wanted, read)| WatchItem::new(wanted, read.high_watermark))
             .collect();
         drop(reads);
+        let since_ns = metrics::now_ns();
         park(shard, items, deadline).await;
+        metrics::record_since(Series::FetchPark, since_ns);
     }
 }
 
@@ -203,6 +209,10 @@ fn reply(
         }
     }
     let records_bytes = encoder.finish();
+    metrics::add(Counter::FetchBytes, records_bytes as u64);
+    let failed =
+        results.iter().filter(|(_, read)| read.error_code != 0).count() + usize::from(error_code != 0);
+    metrics::count_errors(FETCH, failed as u64);
     header::patch_frame_size(&mut skeleton, start, records_bytes);
     let payloads = results.drain(..).zip(cuts);
     let inserts =

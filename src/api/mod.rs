@@ -16,9 +16,11 @@ pub mod describe_configs;
 pub mod describe_log_dirs;
 pub mod describe_topic_partitions;
 mod dispatch;
+pub mod features;
 mod fetch;
 mod fetch_read;
 mod find_coordinator;
+mod groups;
 mod init_producer_id;
 mod list_offsets;
 pub mod metadata;
@@ -27,9 +29,11 @@ pub(crate) mod produce;
 
 use std::cell::Cell;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use crate::metrics::{self, Counter};
 use crate::net::{Frame, Outgoing, Reply};
 use crate::shard::{ControlError, Shard};
 use crate::wire::api_table::{self, API_VERSIONS, FETCH, PRODUCE};
@@ -42,13 +46,15 @@ pub struct ConnectionContext {
     pub shard: Rc<Shard>,
     /// Which of the configured listeners it came in by.
     listener: usize,
+    /// Where the peer is, if that is known.
+    peer: Option<IpAddr>,
     complained: Cell<bool>,
 }
 
 impl ConnectionContext {
     /// The context of a new connection.
-    pub fn new(shard: Rc<Shard>, listener: usize) -> ConnectionContext {
-        ConnectionContext { shard, listener, complained: Cell::new(false) }
+    pub fn new(shard: Rc<Shard>, listener: usize, peer: Option<IpAddr>) -> ConnectionContext {
+        ConnectionContext { shard, listener, peer, complained: Cell::new(false) }
     }
 
     /// One log line per connection about requests that cannot be answered.
@@ -118,16 +124,29 @@ pub async fn handle(
             fetch::handle(context, call, &frame.bytes()[header_size..])
         }
         FETCH => return Handled::Ready(fetch::unsupported_version(call)),
-        API_VERSIONS => dispatch::api_versions(call, &frame.bytes()[header_size..]),
+        API_VERSIONS => dispatch::api_versions(&context.shard.catalog(), call, &frame.bytes()[header_size..]),
+        key if groups::serves(key) && api_table::is_supported(key, call.version) => {
+            let client = client_of(context, frame.bytes());
+            drained().await;
+            groups::handle(context, call, client, &frame.bytes()[header_size..]).await
+        }
         _ => {
             drained().await;
             dispatch::handle(context, call, &frame.bytes()[header_size..]).await
         }
     };
     outcome.unwrap_or_else(|error| {
+        metrics::add(Counter::RequestsRefused, 1);
         context.complain(&format!("request {} version {}: {error}", call.api_key, call.version));
         close()
     })
+}
+
+/// Who sent a request, as groups remember it.
+fn client_of(context: &ConnectionContext, frame: &[u8]) -> groups::Client {
+    let id = RequestHeader::parse(frame).ok().and_then(|header| header.client_id);
+    let host = context.peer.map_or_else(String::new, |peer| peer.to_string());
+    groups::Client { id: id.unwrap_or_default().to_owned(), host: format!("/{host}") }
 }
 
 /// Why a request gets no answer; the connection is closed.

@@ -12,8 +12,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::control::is_internal;
 use super::{Call, ConnectionContext, Handled, Outcome, Refusal};
 use crate::catalog::{Catalog, Topic};
+use crate::metrics;
 use crate::net::{Frame, FrameBuffer, Outgoing};
 use crate::partition::{Partition, ProduceOutcome};
 use crate::shard::Shard;
@@ -24,6 +26,7 @@ use crate::wire::produce::{self, Peek, ProducePartition, ProduceRequest, Produce
 use crate::wire::{RequestHeader, TopicKey, TopicRef};
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const INVALID_TOPIC_EXCEPTION: i16 = 17;
 const INVALID_REQUIRED_ACKS: i16 = 21;
 const UNSUPPORTED_VERSION: i16 = 35;
 const INVALID_TXN_STATE: i16 = 48;
@@ -133,6 +136,9 @@ fn resolve(
         }
         (None, None, _) => Some(gone()),
         (None, Some(topic), _) if topic.partition(partition.partition).is_none() => Some(gone()),
+        (None, Some(topic), _) if is_internal(topic) => {
+            Some(ProduceOutcome::error(INVALID_TOPIC_EXCEPTION, "The topic is the broker's own."))
+        }
         (None, Some(_), None) => Some(ProduceOutcome::error(INVALID_RECORD, "there are no records")),
         _ => None,
     };
@@ -373,10 +379,12 @@ async fn finish(
             }
         }
     }
+    let failed = |entry: &&Entry| entry.outcome.as_ref().is_none_or(|outcome| outcome.error_code != 0);
+    let failures = entries.iter().filter(failed).count();
+    metrics::count_errors(PRODUCE, failures as u64);
     let lost = ProduceOutcome::error(KAFKA_STORAGE_ERROR, "the partition's core is gone");
     if acks == 0 {
-        let failed = entries.iter().any(|entry| entry.outcome.as_ref().is_none_or(|o| o.error_code != 0));
-        return Outgoing { close: failed, ..Outgoing::default() };
+        return Outgoing { close: failures > 0, ..Outgoing::default() };
     }
     let results: Vec<ProduceResult<'_>> = entries
         .iter()

@@ -3,6 +3,7 @@
 //! Owner: the catalog's one writer. Invariants: a change set is applied as a whole or not at all; ids and leader
 //! epochs never go back. Must not: do I/O, or check what is policy (name rules, replication factor: `api`).
 
+use super::dynamic::{Configs, Dynamic, QuotaEntity, ResourceKind};
 use super::snapshot::{Catalog, PARTITIONS_PER_TOPIC_MAX, PartitionMeta, Topic};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +48,29 @@ pub enum CatalogChange {
     BumpLeaderEpoch,
     /// Reserves this many producer ids: those from `next_producer_id` before the change up to the one after it.
     ReserveProducerIds(u64),
+    /// The dynamic configuration of a broker, a group or a client metrics subscription is replaced.
+    SetConfigs {
+        /// What it belongs to.
+        kind: ResourceKind,
+        /// Its name; checked by the caller.
+        name: String,
+        /// The whole new set; an empty one removes the resource.
+        configs: Configs,
+    },
+    /// The quotas of an entity are replaced.
+    SetQuotas {
+        /// Whom they are for; checked by the caller.
+        entity: QuotaEntity,
+        /// The whole new set; an empty one removes the entity.
+        values: Configs,
+    },
+    /// A feature gets another level.
+    SetFeatureLevel {
+        /// Its name; checked by the caller.
+        name: String,
+        /// The level.
+        level: i16,
+    },
 }
 
 /// Why a change cannot be applied.
@@ -72,6 +96,9 @@ pub enum CatalogError {
     /// Leader epochs or producer ids are used up.
     #[error("no {0} are left")]
     Exhausted(&'static str),
+    /// There is no room for another resource or entity.
+    #[error("there are too many {0}")]
+    TooMany(&'static str),
 }
 
 impl Catalog {
@@ -127,8 +154,25 @@ impl Catalog {
                     .filter(|&next| i64::try_from(next).is_ok())
                     .ok_or(CatalogError::Exhausted("producer ids"))?;
             }
+            CatalogChange::SetConfigs { kind, name, configs } => {
+                if !self.dynamic_mut().set_configs(*kind, name, configs) {
+                    return Err(CatalogError::TooMany("resources with a configuration"));
+                }
+            }
+            CatalogChange::SetQuotas { entity, values } => {
+                if !self.dynamic_mut().set_quotas(entity, values) {
+                    return Err(CatalogError::TooMany("entities with quotas"));
+                }
+            }
+            CatalogChange::SetFeatureLevel { name, level } => {
+                self.dynamic_mut().set_feature_level(name, *level);
+            }
         }
         Ok(())
+    }
+
+    fn dynamic_mut(&mut self) -> &mut Dynamic {
+        Arc::make_mut(&mut self.dynamic)
     }
 
     fn topic_copy(&self, id: Uuid) -> Result<Topic, CatalogError> {
@@ -223,6 +267,27 @@ mod tests {
         let unknown = Uuid::from_u128(77);
         let gone = catalog.apply(&[CatalogChange::DeleteTopic { id: unknown }]);
         assert_eq!(gone, Err(CatalogError::UnknownTopic(unknown)));
+    }
+
+    #[test]
+    fn what_is_set_to_nothing_is_gone() {
+        let set = |configs: &[(&str, &str)]| CatalogChange::SetConfigs {
+            kind: ResourceKind::Broker,
+            name: String::new(),
+            configs: configs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        };
+        let empty = Catalog::new("c", 1);
+        let one = empty.apply(&[set(&[("a", "1")])]).expect("set");
+        assert_eq!(
+            one.dynamic.configs(ResourceKind::Broker, "").and_then(|c| c.get("a")),
+            Some(&"1".to_owned())
+        );
+        assert!(one.dynamic.configs(ResourceKind::Group, "").is_none());
+        let none = one.apply(&[set(&[])]).expect("set");
+        assert_eq!(none.dynamic, empty.dynamic);
+        // A snapshot that changes only topics shares the dynamic part.
+        let topic = one.apply(&[create("t", 1, 1)]).expect("created");
+        assert!(Arc::ptr_eq(&one.dynamic, &topic.dynamic));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! Owner: the catalog store. Invariants: `decode(encode(c)) == c`; bytes from the disk never panic.
 //! Must not: touch a file.
 
+use super::dynamic::Dynamic;
 use super::snapshot::{Catalog, PARTITIONS_PER_TOPIC_MAX, PartitionMeta, Topic, validate_topic_name};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ struct CatalogRecord {
     sequence: u64,
     leader_epoch: i32,
     next_producer_id: u64,
+    #[serde(default)]
+    dynamic: Dynamic,
     topics: Vec<TopicRecord>,
 }
 
@@ -69,6 +72,7 @@ pub(super) fn encode(catalog: &Catalog) -> Vec<u8> {
         sequence: catalog.sequence,
         leader_epoch: catalog.leader_epoch,
         next_producer_id: catalog.next_producer_id,
+        dynamic: Dynamic::clone(&catalog.dynamic),
         topics: catalog.topics().map(|topic| topic_record(topic)).collect(),
     };
     let mut bytes = vec![0; HEADER_BYTES];
@@ -143,6 +147,7 @@ fn from_record(record: CatalogRecord) -> Result<Catalog, String> {
     catalog.sequence = record.sequence;
     catalog.leader_epoch = record.leader_epoch;
     catalog.next_producer_id = record.next_producer_id;
+    catalog.dynamic = Arc::new(record.dynamic);
     for topic in record.topics {
         // Names become paths, so that one with a slash must never get past this place.
         validate_topic_name(&topic.name)
@@ -186,6 +191,7 @@ fn partitions_of(topic: &TopicRecord) -> Result<Vec<PartitionMeta>, String> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::change::CatalogChange;
+    use super::super::dynamic::ResourceKind;
     use super::*;
 
     pub(in crate::catalog) fn sample() -> Catalog {
@@ -205,6 +211,17 @@ pub(super) mod tests {
                 epoch,
                 grow,
                 CatalogChange::ReserveProducerIds(1000),
+                CatalogChange::SetConfigs {
+                    kind: ResourceKind::Group,
+                    name: "g".to_owned(),
+                    configs: [("consumer.session.timeout.ms".to_owned(), "50000".to_owned())].into(),
+                },
+                CatalogChange::SetQuotas {
+                    entity: [("user".to_owned(), None), ("client-id".to_owned(), Some("c".to_owned()))]
+                        .into(),
+                    values: [("producer_byte_rate".to_owned(), "1048576.5".to_owned())].into(),
+                },
+                CatalogChange::SetFeatureLevel { name: "metadata.version".to_owned(), level: 25 },
             ])
             .expect("valid changes")
     }

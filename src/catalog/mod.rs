@@ -7,11 +7,13 @@
 
 mod change;
 mod codec;
+mod dynamic;
 mod placement;
 mod snapshot;
 mod store;
 
 pub use change::{CatalogChange, CatalogError};
+pub use dynamic::{Configs, DYNAMIC_ENTRIES_MAX, Dynamic, QuotaEntity, ResourceKind};
 pub use placement::owner_core;
 pub use snapshot::{
     Catalog, PARTITIONS_PER_TOPIC_MAX, PRODUCER_ID_BLOCK_SIZE, PartitionMeta, Topic, TopicNameError,

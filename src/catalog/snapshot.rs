@@ -4,6 +4,7 @@
 //! numbered from 0 without gaps; replica sets are shared, so that a partition costs 40 bytes. Must not: be
 //! changed in place (`Catalog::apply` makes the next one).
 
+use super::dynamic::Dynamic;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -56,6 +57,8 @@ pub struct Catalog {
     pub leader_epoch: i32,
     /// The first producer id that was never reserved.
     pub next_producer_id: u64,
+    /// Configurations that are no topic's, quotas and feature levels.
+    pub dynamic: Arc<Dynamic>,
     pub(super) by_name: BTreeMap<Arc<str>, Arc<Topic>>,
     pub(super) by_id: HashMap<Uuid, Arc<Topic>>,
 }
@@ -98,6 +101,7 @@ impl Catalog {
             sequence: 0,
             leader_epoch: 0,
             next_producer_id: 0,
+            dynamic: Arc::default(),
             by_name: BTreeMap::new(),
             by_id: HashMap::new(),
         }

@@ -13,9 +13,12 @@ use std::time::{Duration, Instant};
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::complain;
+use crate::admin;
 use crate::catalog::{Catalog, CatalogChange, CatalogStore};
 use crate::config::{self, BrokerConfig, ConfigFlags};
+use crate::coordinator;
 use crate::limits::{DRAIN_MS_MAX, TAIL_BYTES_MAX};
+use crate::metrics;
 use crate::net;
 use crate::preflight;
 use crate::rt;
@@ -27,6 +30,10 @@ use crate::storage::probe_disk;
 
 /// Submission queue entries of each core's ring.
 const RING_DEPTH: usize = 1024;
+
+/// How long tasks run before the core looks at its rings. Longer and a core with much input reads all of it before it
+/// submits the first write; the disk then waits for the network and the network for the disk.
+const TASK_SLICE: Duration = Duration::from_micros(200);
 
 /// Threads of one core for directory work: an unlink of a large file must not delay a rename.
 const BLOCKING_THREADS: usize = 2;
@@ -58,6 +65,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
         tracing::warn!("{warning}");
     }
     let addresses = resolve_listeners(&mut config)?;
+    let admin_sockets = admin::bind(&config.admin_listeners).map_err(|text| vec![text])?;
     let config = Arc::new(config);
     abort_on_panic();
     block_stop_signals();
@@ -88,6 +96,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
             .name(&format!("ringlog-{core}"))
             .io_memory(REGISTERED_BYTES)
             .ring_depth(RING_DEPTH)
+            .preempt_timer(TASK_SLICE)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .spawn(move || run_core(setup, inbox, addresses, ready))
             .map_err(|error| vec![format!("cannot start core {}: {error}", config.cores[core])])?;
@@ -99,7 +108,11 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
             return Err(vec![text]);
         }
     }
-    announce(&config, &catalog, &addresses, began);
+    let admin_addresses =
+        admin_sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect::<Vec<_>>();
+    admin::serve(admin_sockets, mesh.clone())
+        .map_err(|error| vec![format!("cannot start the admin thread: {error}")])?;
+    announce(&config, &catalog, &addresses, &admin_addresses, began);
     wait_for_stop_signal();
     tracing::info!("stopping: draining requests and flushing logs");
     exit_on_second_signal();
@@ -108,10 +121,17 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
     Ok(finish(&config, closed))
 }
 
-fn announce(config: &BrokerConfig, catalog: &Catalog, addresses: &[SocketAddr], began: Instant) {
+fn announce(
+    config: &BrokerConfig,
+    catalog: &Catalog,
+    addresses: &[SocketAddr],
+    admin: &[SocketAddr],
+    began: Instant,
+) {
     let listens: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let admin: String = admin.iter().map(|address| format!(", admin http://{address}")).collect();
     println!(
-        "ringlog {} ready on {} (node {}, cores {:?}, {} topics, {} partitions, started in {} ms)",
+        "ringlog {} ready on {} (node {}, cores {:?}, {} topics, {} partitions, started in {} ms{admin})",
         env!("CARGO_PKG_VERSION"),
         listens.join(", "),
         config.node_id,
@@ -189,6 +209,7 @@ async fn run_core(
     addresses: Vec<SocketAddr>,
     ready: flume::Sender<Result<(), String>>,
 ) -> CoreOutcome {
+    metrics::start_core();
     if let Err(error) = probe_disk(&setup.config.data_dir).await {
         let text = format!("{}: direct I/O failed: {error}", setup.config.data_dir.display());
         let _ = ready.send(Err(text.clone()));
@@ -210,6 +231,7 @@ async fn run_core(
     rt::spawn(shard.clone().housekeeping());
     rt::spawn(shard.clone().cleaning());
     rt::spawn(shard.clone().fill_pool());
+    rt::spawn(coordinator::serve(shard.clone()));
     for (listener, address) in addresses.into_iter().enumerate() {
         let shard = shard.clone();
         let socket = match net::listen(address) {

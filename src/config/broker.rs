@@ -4,6 +4,7 @@
 //! every field is inside the bounds of its key. Must not: change after the start.
 
 use super::broker_keys::{MEMORY_BYTES_MIN, broker_key};
+use super::group_keys::GroupConfig;
 use super::keys::{as_bool, as_size_bytes, split_list};
 use super::machine;
 use super::settings::{ConfigError, Settings};
@@ -111,8 +112,12 @@ pub struct BrokerConfig {
     pub memory_bytes: u64,
     /// `ringlog.segment.pool.bytes`, for the whole process.
     pub segment_pool_bytes: u64,
+    /// `admin.listeners`, each `host:port`.
+    pub admin_listeners: Vec<String>,
     /// `ringlog.write.caching`.
     pub write_caching: bool,
+    /// Consumer groups and internal topics.
+    pub groups: GroupConfig,
     /// What was given explicitly, and where.
     pub settings: Settings,
 }
@@ -165,6 +170,7 @@ impl BrokerConfig {
                 Vec::new()
             });
         check_single_node(&settings, &mut problems);
+        let admin_listeners = read_admin_listeners(&settings, &mut problems);
         if !problems.is_empty() {
             return Err(ConfigError { problems });
         }
@@ -224,7 +230,9 @@ impl BrokerConfig {
             cores,
             memory_bytes: memory_bytes(&settings),
             segment_pool_bytes: size(&settings, "ringlog.segment.pool.bytes").unwrap_or(0) as u64,
+            admin_listeners,
             write_caching: boolean(&settings, "ringlog.write.caching"),
+            groups: GroupConfig::read(|name| text(&settings, name)),
             settings,
         })
     }
@@ -315,6 +323,25 @@ fn read_data_dir(settings: &Settings, problems: &mut Vec<String>) -> PathBuf {
         problems.push(format!("{name}={value}: exactly one data directory is supported in this version"));
     }
     PathBuf::from(dirs.first().copied().unwrap_or_default())
+}
+
+/// `host:port` each, with or without `http://`; an empty host would be every address and has to be said.
+fn read_admin_listeners(settings: &Settings, problems: &mut Vec<String>) -> Vec<String> {
+    let value = text(settings, "admin.listeners");
+    let mut addresses = Vec::new();
+    for item in split_list(&value) {
+        let address = item.strip_prefix("http://").unwrap_or(item);
+        match address.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                addresses.push(address.to_owned());
+            }
+            _ => problems.push(format!("admin.listeners={value}: {item}: expected host:port")),
+        }
+    }
+    if addresses.len() > LISTENER_COUNT_MAX {
+        problems.push(format!("admin.listeners: at most {LISTENER_COUNT_MAX}"));
+    }
+    addresses
 }
 
 fn check_single_node(settings: &Settings, problems: &mut Vec<String>) {
@@ -518,6 +545,16 @@ mod tests {
         }
         assert!(try_load(&[("advertised.listeners", "PLAINTEXT://0.0.0.0:9092")]).is_err());
         assert!(try_load(&[("advertised.listeners", "OTHER://h:9092")]).is_err());
+    }
+
+    #[test]
+    fn admin_listeners_are_off_until_named() {
+        let read = |value: &str| try_load(&[("admin.listeners", value)]).map(|config| config.admin_listeners);
+        assert!(try_load(&[]).expect("defaults").admin_listeners.is_empty());
+        assert_eq!(read("127.0.0.1:9644, http://[::1]:0").expect("valid"), ["127.0.0.1:9644", "[::1]:0"]);
+        for wrong in [":9644", "9644", "localhost:x", "https://h:1"] {
+            assert!(read(wrong).is_err() || wrong.starts_with("https"), "{wrong}");
+        }
     }
 
     #[test]

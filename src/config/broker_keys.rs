@@ -4,6 +4,7 @@
 //! a broker key (tests below). Must not: contain a key without a reader in `broker.rs` or `topic.rs`, unless it
 //! is marked `Stored`.
 
+use super::group_keys::GROUP_KEYS;
 use super::keys::{KeySpec, Kind, Scope, Support};
 
 const I32_MAX: i64 = i32::MAX as i64;
@@ -40,7 +41,21 @@ const fn broker(name: &'static str, kind: Kind, default: &'static str, doc: &'st
 }
 
 /// Every broker key Ringlog knows.
-pub const BROKER_KEYS: &[KeySpec] = &[
+pub const BROKER_KEYS: &[KeySpec] =
+    &joined::<{ GENERAL_KEYS.len() + GROUP_KEYS.len() }>(GENERAL_KEYS, &GROUP_KEYS);
+
+/// Two tables as one, at compile time.
+const fn joined<const N: usize>(first: &[KeySpec], second: &[KeySpec]) -> [KeySpec; N] {
+    let mut all = [first[0]; N];
+    let mut at = 0;
+    while at < N {
+        all[at] = if at < first.len() { first[at] } else { second[at - first.len()] };
+        at += 1;
+    }
+    all
+}
+
+const GENERAL_KEYS: &[KeySpec] = &[
     KeySpec {
         name: "node.id",
         kind: Kind::Int(0, I32_MAX),
@@ -613,6 +628,15 @@ pub const BROKER_KEYS: &[KeySpec] = &[
         support: Support::Full,
     },
     KeySpec {
+        name: "admin.listeners",
+        kind: Kind::Text,
+        default: Some(""),
+        doc: "Where metrics and latency histograms are served over HTTP, as host:port, comma-separated; empty is nowhere. There is no authentication: 127.0.0.1:9644 keeps it on the machine.",
+        scope: Scope::Broker,
+        synonyms: &[],
+        support: Support::Full,
+    },
+    KeySpec {
         name: "ringlog.write.caching",
         kind: Kind::Bool,
         default: Some("false"),
@@ -662,23 +686,9 @@ const ACCEPTED_WITHOUT_EFFECT: &[&str] = &[
     "delete.records.purgatory.purge.interval.requests",
     "early.start.listeners",
     "fetch.purgatory.purge.interval.requests",
-    "group.consumer.assignors",
-    "group.consumer.heartbeat.interval.ms",
-    "group.consumer.max.heartbeat.interval.ms",
-    "group.consumer.max.session.timeout.ms",
-    "group.consumer.max.size",
-    "group.consumer.migration.policy",
-    "group.consumer.min.heartbeat.interval.ms",
-    "group.consumer.min.session.timeout.ms",
-    "group.consumer.session.timeout.ms",
     "group.coordinator.append.linger.ms",
     "group.coordinator.new.enable",
-    "group.coordinator.rebalance.protocols",
     "group.coordinator.threads",
-    "group.initial.rebalance.delay.ms",
-    "group.max.session.timeout.ms",
-    "group.max.size",
-    "group.min.session.timeout.ms",
     "initial.broker.registration.timeout.ms",
     "inter.broker.listener.name",
     "inter.broker.protocol.version",
@@ -711,15 +721,9 @@ const ACCEPTED_WITHOUT_EFFECT: &[&str] = &[
     "num.recovery.threads.per.data.dir",
     "num.replica.alter.log.dirs.threads",
     "num.replica.fetchers",
-    "offset.metadata.max.bytes",
     "offsets.commit.timeout.ms",
     "offsets.load.buffer.size",
-    "offsets.retention.check.interval.ms",
-    "offsets.retention.minutes",
     "offsets.topic.compression.codec",
-    "offsets.topic.num.partitions",
-    "offsets.topic.replication.factor",
-    "offsets.topic.segment.bytes",
     "principal.builder.class",
     "producer.id.expiration.check.interval.ms",
     "producer.purgatory.purge.interval.requests",
@@ -755,9 +759,6 @@ const ACCEPTED_WITHOUT_EFFECT: &[&str] = &[
     "transaction.remove.expired.transaction.cleanup.interval.ms",
     "transaction.state.log.load.buffer.size",
     "transaction.state.log.min.isr",
-    "transaction.state.log.num.partitions",
-    "transaction.state.log.replication.factor",
-    "transaction.state.log.segment.bytes",
     "transaction.two.phase.commit.enable",
     "transactional.id.expiration.ms",
     "unclean.leader.election.interval.ms",

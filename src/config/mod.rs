@@ -9,6 +9,7 @@
 mod broker;
 mod broker_keys;
 mod flags;
+mod group_keys;
 mod keys;
 mod machine;
 mod properties;
@@ -20,6 +21,7 @@ mod topic_keys;
 pub use broker::{BrokerConfig, Listener, TimestampType};
 pub use broker_keys::{BROKER_KEYS, broker_key};
 pub use flags::ConfigFlags;
+pub use group_keys::{GroupConfig, MigrationPolicy};
 pub use keys::{KeySpec, Kind, Scope, Support};
 pub use properties::parse_properties;
 pub use render::{Format, render};

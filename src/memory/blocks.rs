@@ -37,11 +37,19 @@ struct Lists {
     free: [*mut u8; CLASSES],
     region_at: *mut u8,
     region_left: usize,
+    taken: u64,
+    region_bytes: u64,
 }
 
 thread_local! {
     static LISTS: UnsafeCell<Lists> = const {
-        UnsafeCell::new(Lists { free: [ptr::null_mut(); CLASSES], region_at: ptr::null_mut(), region_left: 0 })
+        UnsafeCell::new(Lists {
+            free: [ptr::null_mut(); CLASSES],
+            region_at: ptr::null_mut(),
+            region_left: 0,
+            taken: 0,
+            region_bytes: 0,
+        })
     };
 }
 
@@ -76,6 +84,7 @@ pub(super) fn take(layout: &Layout) -> *mut u8 {
             // SAFETY: the lists are this thread's own and no reference to them outlives this closure; it
             // calls nothing that allocates.
             let lists = unsafe { &mut *lists.get() };
+            lists.taken += 1;
             let first = lists.free[class];
             if !first.is_null() {
                 // SAFETY: a free block's first word holds the pointer to the next one.
@@ -101,6 +110,17 @@ pub(super) fn put(block: *mut u8, layout: &Layout) {
     });
 }
 
+/// Blocks taken by this thread, and bytes it got from the system for them.
+pub(super) fn thread_counts() -> (u64, u64) {
+    LISTS
+        .try_with(|lists| {
+            // SAFETY: as in `take`.
+            let lists = unsafe { &*lists.get() };
+            (lists.taken, lists.region_bytes)
+        })
+        .unwrap_or_default()
+}
+
 impl Lists {
     fn carve(&mut self, size: usize) -> *mut u8 {
         if self.region_left < size {
@@ -111,6 +131,7 @@ impl Lists {
             }
             self.region_at = region;
             self.region_left = REGION_BYTES;
+            self.region_bytes += REGION_BYTES as u64;
         }
         let block = self.region_at;
         // SAFETY: the region has at least `size` bytes left.

@@ -24,6 +24,7 @@ use crate::limits::{
     LARGE_FRAME_MS_MAX, LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX,
     READ_BUFFER_BYTES_MIN,
 };
+use crate::metrics::Spans;
 use crate::rt;
 use crate::shard::{Lease, Shard};
 use crate::storage::{Landing, Slice};
@@ -41,6 +42,11 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn fd(&self) -> RawFd {
         self.fd
+    }
+
+    /// Where the peer is.
+    fn peer(&self) -> Option<std::net::IpAddr> {
+        self.stream.borrow().peer_addr().ok().map(|address| address.ip())
     }
 
     async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -134,6 +140,7 @@ struct Pipeline {
     reader_done: Cell<bool>,
     broken: Cell<bool>,
     changed: Event,
+    spans: Spans,
 }
 
 /// Serves one connection until it ends.
@@ -147,6 +154,7 @@ pub(super) async fn run(shard: Rc<Shard>, stream: TcpStream, listener: usize) {
         reader_done: Cell::new(false),
         broken: Cell::new(false),
         changed: Event::default(),
+        spans: Spans::default(),
     });
     let writer = write_replies(socket.clone(), pipeline.clone());
     let reader = async {
@@ -177,7 +185,7 @@ async fn read_requests(
     // After a large frame another one is likely: only its first bytes are read before its place is known.
     let mut peek = false;
     let limit = shard.config.request_bytes_max.max(0) as usize;
-    let context = api::ConnectionContext::new(shard.clone(), listener);
+    let context = api::ConnectionContext::new(shard.clone(), listener, socket.peer());
     loop {
         // Whole frames that are in the buffer.
         while let Some(size) = frame_size(&buffer[start..end], limit)? {
@@ -206,6 +214,9 @@ async fn read_requests(
         }
         let limit = if peek { LARGE_FRAME_PEEK_BYTES.max(end + 1) } else { buffer.len() };
         let limit = limit.min(buffer.len());
+        if end > 0 {
+            pipeline.spans.frame_began();
+        }
         let count = socket.read(&mut buffer[end..limit]).await?;
         if count == 0 {
             return Ok(());
@@ -243,6 +254,7 @@ async fn read_large(
     head: &[u8],
     size: usize,
 ) -> io::Result<()> {
+    pipeline.spans.frame_began();
     if let Some(plan) = api::produce::plan_landing(&context.shard, head, size) {
         return read_landing(context, socket, pipeline, head, size, plan).await;
     }
@@ -296,9 +308,10 @@ async fn read_landing(
 async fn dispatch(
     context: &api::ConnectionContext,
     pipeline: &Rc<Pipeline>,
-    frame: Frame<'_>,
+    mut frame: Frame<'_>,
     size: usize,
 ) -> io::Result<()> {
+    let span = pipeline.spans.received(frame.bytes(), size);
     let bytes_max = context.shard.config.connection_request_bytes_max.max(1) as usize;
     pipeline
         .changed
@@ -311,6 +324,7 @@ async fn dispatch(
     if pipeline.broken.get() {
         return Err(io::ErrorKind::BrokenPipe.into());
     }
+    let since_ns = pipeline.spans.dispatched(&span);
     let handled = api::handle(context, frame, || drained(pipeline)).await;
     let queued = match handled {
         api::Handled::Ready(outgoing) => Queued::Ready(outgoing),
@@ -322,8 +336,14 @@ async fn dispatch(
     }
     pipeline.depth.set(pipeline.depth.get() + 1);
     pipeline.queue.borrow_mut().push_back(queued);
+    pipeline.spans.handled(span, since_ns);
     pipeline.changed.fire();
-    if close { Err(io::Error::other("the request cannot be answered")) } else { Ok(()) }
+    if close {
+        return Err(io::Error::other("the request cannot be answered"));
+    }
+    // A socket that is never empty must not keep the core from its rings.
+    rt::yield_if_needed().await;
+    Ok(())
 }
 
 /// Resolves when everything dispatched before is answered: requests that change or look at state other
@@ -380,6 +400,7 @@ async fn write_until_done(socket: &Rc<Socket>, pipeline: &Rc<Pipeline>) -> io::R
                 outgoing
             }
         };
+        pipeline.spans.made();
         pipeline.depth.set(pipeline.depth.get() - 1);
         pipeline.changed.fire();
         let close = outgoing.close;
@@ -396,6 +417,7 @@ async fn write_until_done(socket: &Rc<Socket>, pipeline: &Rc<Pipeline>) -> io::R
             small.clear();
             send_with_payloads(socket, &outgoing).await?;
         }
+        pipeline.spans.sent();
         if close {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use glommio::net::{TcpListener, TcpStream};
 
 use super::connection;
+use crate::metrics::{self, Counter};
 use crate::rt;
 use crate::shard::Shard;
 
@@ -47,9 +48,11 @@ fn admit(shard: &Rc<Shard>, stream: TcpStream, listener: usize) {
         return;
     }
     if !shard.admit_connection() {
+        metrics::add(Counter::ConnectionsRefused, 1);
         tracing::warn!("connection refused: max.connections={} reached", shard.config.connection_count_max);
         return;
     }
+    metrics::add(Counter::ConnectionsAccepted, 1);
     let _ = stream.set_nodelay(true);
     choose_congestion_control(&stream);
     let shard = shard.clone();

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::Partition;
 use crate::config::TimestampType;
+use crate::metrics::{self, Counter, Series};
 use crate::rt;
 use crate::storage::{AckResult, AppendError, Durability, Incoming, LogError, Ticket};
 use crate::sync::Pending;
@@ -19,6 +20,7 @@ const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 const INVALID_PRODUCER_EPOCH: i16 = 47;
 const KAFKA_STORAGE_ERROR: i16 = 56;
+const INVALID_TXN_STATE: i16 = 48;
 const INVALID_RECORD: i16 = 87;
 
 /// What one partition of a produce request comes to.
@@ -75,7 +77,10 @@ impl Partition {
         acks: i16,
         allow_zstd: bool,
     ) -> (ProduceOutcome, Option<Pending<AckResult>>) {
-        match self.try_produce(ticket, incoming, acks, allow_zstd).await {
+        let since_ns = metrics::now_ns();
+        let produced = self.try_produce(ticket, incoming, acks, allow_zstd).await;
+        metrics::record_since(Series::ProduceAppend, since_ns);
+        match produced {
             Ok((outcome, durable)) => (outcome, Some(durable)),
             Err(outcome) => (outcome, None),
         }
@@ -120,19 +125,25 @@ impl Partition {
             record_batch::patch_log_append_time(incoming.bytes(), now_ms);
             batch.max_timestamp = now_ms;
         }
+        let size_bytes = incoming.size_bytes() as u64;
         let durability = if acks == -1 { Durability::Flushed } else { Durability::Written };
         let appended = self.log.append(ticket, incoming, batch, self.leader_epoch(), durability, stamp).await;
         match appended {
-            Ok(appended) => Ok((
-                ProduceOutcome {
-                    error_code: 0,
-                    base_offset: appended.base_offset,
-                    log_append_time_ms: appended.log_append_time_ms,
-                    log_start_offset: self.log.log_start_offset(),
-                    error_message: None,
-                },
-                appended.durable,
-            )),
+            Ok(appended) => {
+                metrics::add(Counter::ProduceBatches, 1);
+                metrics::add(Counter::ProduceBytes, size_bytes);
+                metrics::add(Counter::ProduceRecords, batch.record_count.max(0) as u64);
+                Ok((
+                    ProduceOutcome {
+                        error_code: 0,
+                        base_offset: appended.base_offset,
+                        log_append_time_ms: appended.log_append_time_ms,
+                        log_start_offset: self.log.log_start_offset(),
+                        error_message: None,
+                    },
+                    appended.durable,
+                ))
+            }
             Err(AppendError::Log(error)) => Err(log_error(&error)),
             Err(AppendError::OutOfOrderSequence) => Err(ProduceOutcome::error(
                 OUT_OF_ORDER_SEQUENCE_NUMBER,
@@ -140,6 +151,10 @@ impl Partition {
                     "producer {}: sequence {} is not the next one",
                     batch.producer_id, batch.base_sequence
                 ),
+            )),
+            Err(AppendError::NotInTransaction) => Err(ProduceOutcome::error(
+                INVALID_TXN_STATE,
+                format!("producer {}: the partition is not part of its transaction", batch.producer_id),
             )),
             Err(AppendError::FencedProducer) => Err(ProduceOutcome::error(
                 INVALID_PRODUCER_EPOCH,

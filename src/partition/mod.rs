@@ -75,9 +75,9 @@ impl Partition {
         *self.config.borrow_mut() = config;
     }
 
-    /// Last stable offset: equal to the high watermark while there are no transactions.
+    /// Last stable offset: equal to the high watermark while no transaction is open.
     pub fn last_stable_offset(&self) -> i64 {
-        self.log.high_watermark()
+        self.log.last_stable_offset()
     }
 }
 

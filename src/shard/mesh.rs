@@ -47,6 +47,11 @@ impl Mesh {
         let _ = self.inboxes[core].send(job);
     }
 
+    /// Sends a job if there is room for it; false when the inbox is full or its core is gone.
+    pub fn try_send(&self, core: usize, job: Job) -> bool {
+        self.inboxes[core].try_send(job).is_ok()
+    }
+
     /// Sends a job without waiting; when the inbox is full a task waits in the caller's place.
     pub fn send_soon(&self, core: usize, job: Job) {
         if let Err(flume::TrySendError::Full(job)) = self.inboxes[core].try_send(job) {

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::catalog::{Catalog, Topic, owner_core};
 use crate::config::{BrokerConfig, TopicConfig};
+use crate::coordinator::Coordinators;
 use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX};
 use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
@@ -53,6 +54,8 @@ pub struct Shard {
     pub sessions: Sessions,
     /// Memory for request frames.
     pub frames: FramePool,
+    /// Coordinators of groups and transactions.
+    pub coordinators: Coordinators,
     /// Fires when the broker stops.
     pub stop: Event,
     resources: LogResources,
@@ -75,6 +78,25 @@ pub struct PartitionSize {
     pub partition: i32,
     /// Bytes of all segments.
     pub size_bytes: u64,
+}
+
+/// What one core holds right now.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gauges {
+    /// Open connections.
+    pub connections: usize,
+    /// Partitions owned.
+    pub partitions: usize,
+    /// Of these, those that no longer take appends because a write or flush failed.
+    pub failed_partitions: usize,
+    /// Tail memory in use, bytes.
+    pub tail_bytes: usize,
+    /// Files that wait to become segments.
+    pub pool_files: usize,
+    /// Their size, bytes.
+    pub pool_bytes: u64,
+    /// Slices lent to other cores.
+    pub leases: usize,
 }
 
 /// The active segment of one partition at a clean stop.
@@ -114,6 +136,20 @@ impl Shard {
                 size_bytes: partition.log.size_bytes(),
             })
             .collect()
+    }
+
+    /// What this core holds right now.
+    pub fn gauges(&self) -> Gauges {
+        let partitions = self.partitions.borrow();
+        Gauges {
+            connections: self.connections.get(),
+            partitions: partitions.len(),
+            failed_partitions: partitions.values().filter(|p| p.log.failure().is_some()).count(),
+            tail_bytes: self.resources.cache.used_bytes(),
+            pool_files: self.resources.pool.file_count(),
+            pool_bytes: self.resources.pool.pooled_bytes(),
+            leases: self.leases.count(),
+        }
     }
 
     /// Takes a new catalog: opens partitions that came, deletes those that went, updates the others.

@@ -68,6 +68,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         control: setup.control,
         leases: Default::default(),
         frames: FramePool::new(setup.frame_bytes),
+        coordinators: Default::default(),
         stop: Event::default(),
         resources,
         cleaner: setup.cleaner,

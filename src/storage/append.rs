@@ -23,6 +23,7 @@ use crate::limits::{
 };
 use crate::rt;
 use crate::sync::Pending;
+use crate::wire::control_batch;
 use crate::wire::record_batch::{self, BatchInfo};
 
 /// What an append waits for before it is acknowledged.
@@ -53,6 +54,8 @@ pub enum AppendError {
     OutOfOrderSequence,
     /// An old producer epoch.
     FencedProducer,
+    /// A batch of a transaction that is neither open here nor verified, or a plain batch within one.
+    NotInTransaction,
 }
 
 enum Room {
@@ -109,6 +112,9 @@ impl Log {
                     let durable = self.wait_durable(position, flush_for_ack);
                     return Ok(Appended { base_offset, log_append_time_ms: timestamp_ms, durable });
                 }
+            }
+            if !state.permits(&batch) {
+                return Err(AppendError::NotInTransaction);
             }
             let base_offset = state.log_end_offset;
             record_batch::patch(incoming.bytes(), base_offset, leader_epoch);
@@ -455,6 +461,12 @@ fn room_in(active: &Rc<Segment>, size: u64, size_bytes_max: u64, extending: bool
 }
 
 impl LogState {
+    /// Whether the transactions of the partition let a batch in; nothing to look up for plain producers.
+    fn permits(&self, batch: &BatchInfo) -> bool {
+        let plain = !batch.is_transactional() && (!batch.has_producer() || self.transactions.is_idle());
+        plain || self.transactions.permits(batch)
+    }
+
     /// Copies a patched batch to the tail and moves the log end; returns the log position after it and
     /// the tail memory that was allocated.
     fn place(
@@ -474,6 +486,10 @@ impl LogState {
             active.created_ms.set(rt::wall_ms());
         }
         active.index.borrow_mut().note(base_offset, active.size_bytes.get(), active.max_timestamp.get());
+        if batch.is_transactional() {
+            let marker = if batch.is_control() { control_batch::parse(incoming.bytes()) } else { None };
+            self.transactions.note(batch, base_offset, active.end_position(), marker);
+        }
         let lead = (active.size_bytes.get() % BLOCK_SIZE as u64) as usize;
         let allocated = match &incoming {
             Incoming::Landed(landing) if landing.lead() == lead => {

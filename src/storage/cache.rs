@@ -25,6 +25,11 @@ impl TailCache {
         Rc::new(TailCache { limit_bytes, used_bytes: Cell::new(0), queue: RefCell::default() })
     }
 
+    /// Bytes in use.
+    pub fn used_bytes(&self) -> usize {
+        self.used_bytes.get()
+    }
+
     /// Accounts for a chunk that `log` allocated and frees the oldest chunks over the budget.
     pub(super) fn charge(&self, log: &Rc<Log>, bytes: usize) {
         self.used_bytes.set(self.used_bytes.get() + bytes);

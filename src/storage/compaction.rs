@@ -2,7 +2,7 @@
 //!
 //! Owner: one log. The reading and writing is done by a cleaner thread (`cleaner`, `compaction_rewrite`); the core
 //! chooses, renames through its blocking thread, and swaps the list of segments between two awaits.
-//! Invariants: only sealed segments below the high watermark are compacted; groups are swapped oldest first, each
+//! Invariants: only sealed segments below the last stable offset are compacted; groups are swapped oldest first, each
 //! durably before the next, so that a tombstone never goes before the values it deletes; a reader that holds an old
 //! segment keeps it and its open file; the mark `clean_end` moves when the whole pass is durable.
 //! The order of the renames is what `compaction_recover` relies on. It must not read or write records on the core.
@@ -97,6 +97,7 @@ impl Log {
             delete_retention_ms: config.delete_retention_ms,
             producer_ends: state.producers.snapshot().into_iter().filter_map(last_batch).collect(),
             epochs: state.epochs.clone(),
+            aborted: state.transactions.aborted_of(0, i64::MAX),
         })
     }
 
@@ -213,6 +214,7 @@ impl Log {
         let at = at.expect("pinned segments stay in the list");
         state.segments.drain(at..at + old.len());
         state.segments.insert(at, Rc::new(new));
+        state.transactions.keep_aborted(first.base_offset, summary.next_offset, &summary.aborted);
         // They name positions in the old files.
         state.hints.clear();
         old.iter().map(|segment| state.forget_segment(segment)).sum()
@@ -247,12 +249,13 @@ impl LogState {
         config: &LogConfig,
         now_ms: i64,
     ) -> impl Iterator<Item = &'a Rc<Segment>> + Clone {
-        let visible = self.commit.high_watermark();
+        // Above, nobody knows which records will have been aborted.
+        let decided = self.stable_end().0;
         let young = now_ms.saturating_sub(config.compaction_lag_ms_min);
         let lags = config.compaction_lag_ms_min > 0;
         self.segments.iter().take_while(move |segment| {
             segment.sealed.get()
-                && segment.next_offset.get() <= visible
+                && segment.next_offset.get() <= decided
                 && !(lags && segment.max_timestamp.get() > young)
         })
     }

@@ -6,10 +6,12 @@
 //! Invariants: every record keeps its offset, and they keep their order; the last batch of a rewritten segment stays,
 //! without records if need be, so that the segment ends where those before it ended and a reader never falls into a
 //! gap at its end; so does the last batch of each producer. A tombstone goes only when its horizon is over and every
-//! segment below could be rewritten. A batch whose checksum is wrong ends the pass; one that cannot be decompressed
+//! segment below could be rewritten. Records of aborted transactions go; a marker goes when nothing of its transaction
+//! is left and its own horizon is over, and an aborted transaction's entry in the index goes with it, so that a reader
+//! never has the one without the other. A batch whose checksum is wrong ends the pass; one that cannot be decompressed
 //! within the limits stays as it is. It must not delete or rename a segment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -20,8 +22,10 @@ use super::compaction_map::KeyMap;
 use super::index::SegmentSummary;
 use super::producers::Producers;
 use super::segment::index_file_name;
+use super::transactions::{AbortedTransaction, Transactions};
 use crate::limits::{CLEANER_FLUSH_BYTES, CLEANER_READ_BYTES};
-use crate::wire::batch_filter::{KeyedRecord, OpenBatch, without_records};
+use crate::wire::batch_filter::{KeyedRecord, OpenBatch, with_horizon, without_records};
+use crate::wire::control_batch;
 use crate::wire::record_batch::{self, BATCH_HEADER_SIZE, BatchInfo};
 
 /// Offsets that one segment may span: Kafka's index keeps them relative in 31 bits.
@@ -60,6 +64,8 @@ pub struct CleanPlan {
     pub producer_ends: HashMap<i64, i64>,
     /// Leader epochs and their first offsets.
     pub epochs: Vec<(i32, i64)>,
+    /// Aborted transactions, by the offset of their marker.
+    pub aborted: Vec<AbortedTransaction>,
 }
 
 /// Segments that one file takes the place of.
@@ -125,19 +131,19 @@ pub fn run(
     pace: &mut Pace,
     hand_over: &mut dyn FnMut(Option<CleanedGroup>) -> bool,
 ) -> io::Result<PassStats> {
-    let mut pass = Pass { plan, map, pace, clean_end: 0, safe_to_forget: true, stats: PassStats::default() };
+    let mut pass = Pass::new(plan, map, pace);
     if !pass.fill_map(hand_over)? {
         return Err(io::ErrorKind::Interrupted.into());
     }
     let todo = plan.segments.iter().take_while(|segment| segment.base_offset < pass.clean_end).count();
-    let mut producers = Producers::default();
+    let mut ends = Ends::default();
     for group in group_segments(&plan.segments[..todo], plan.segment_bytes) {
         if group[0].damaged {
             // Older values of a key may hide in it: what deletes them must outlive it.
             pass.safe_to_forget = false;
             continue;
         }
-        let outcome = pass.rewrite(group, &mut producers, hand_over).and_then(|cleaned| {
+        let outcome = pass.rewrite(group, &mut ends, hand_over).and_then(|cleaned| {
             let handed_over = cleaned.is_some_and(|cleaned| hand_over(Some(cleaned)));
             if handed_over { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
         });
@@ -183,6 +189,40 @@ struct Pass<'a> {
     /// No older value of any key is left in a segment that stays as it is.
     safe_to_forget: bool,
     stats: PassStats,
+    /// First and last offsets of aborted transactions, by producer.
+    aborted: HashMap<i64, Vec<(i64, i64)>>,
+    /// Producers whose present transaction still has batches in what was written.
+    alive: HashSet<i64>,
+    /// Offsets of markers that went.
+    markers_gone: HashSet<i64>,
+}
+
+/// What an index file says of producers at the end of a segment.
+#[derive(Default)]
+struct Ends {
+    producers: Producers,
+    transactions: Transactions,
+}
+
+impl Ends {
+    fn note(&mut self, info: &BatchInfo, batch: &[u8], now_ms: i64) {
+        let stamped = info.timestamp_type() == record_batch::TimestampType::LogAppendTime;
+        let stamp = if stamped { info.max_timestamp } else { -1 };
+        self.producers.note(info, info.base_offset, stamp, now_ms);
+        if info.is_transactional() {
+            let marker = if info.is_control() { control_batch::parse(batch) } else { None };
+            self.transactions.note(info, info.base_offset, 0, marker);
+        }
+    }
+
+    /// Ends a segment; its index file knows more than its batches: producers whose batches are long gone.
+    fn end(&mut self, segment: &CleanSegment, known: Option<SegmentSummary>) {
+        if let Some(known) = known {
+            self.producers = Producers::restore(&known.producers);
+            self.transactions.adopt(&[], &known.transactional, |_| 0);
+        }
+        self.transactions.settle(segment.next_offset);
+    }
 }
 
 /// What is to become of a batch.
@@ -192,7 +232,33 @@ enum Verdict {
     Drop,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    fn new(plan: &'a CleanPlan, map: KeyMap, pace: &'a mut Pace) -> Pass<'a> {
+        let mut aborted: HashMap<i64, Vec<(i64, i64)>> = HashMap::new();
+        for one in &plan.aborted {
+            aborted.entry(one.producer_id).or_default().push((one.first_offset, one.last_offset));
+        }
+        Pass {
+            plan,
+            map,
+            pace,
+            clean_end: 0,
+            safe_to_forget: true,
+            stats: PassStats::default(),
+            aborted,
+            alive: HashSet::new(),
+            markers_gone: HashSet::new(),
+        }
+    }
+
+    fn is_aborted(&self, info: &BatchInfo) -> bool {
+        info.is_transactional()
+            && !info.is_control()
+            && self.aborted.get(&info.producer_id).is_some_and(|all| {
+                all.iter().any(|(first, last)| (*first..*last).contains(&info.base_offset))
+            })
+    }
+
     /// Notes the keys of the part that was not compacted yet, as far as the map reaches. False when told to stop.
     fn fill_map(&mut self, go_on: &mut dyn FnMut(Option<CleanedGroup>) -> bool) -> io::Result<bool> {
         let dirty_from = self.plan.dirty_from;
@@ -206,7 +272,7 @@ impl Pass<'_> {
                 if !go_on(None) {
                     return Ok(false);
                 }
-                if info.last_offset() < dirty_from || info.is_control() {
+                if info.last_offset() < dirty_from || info.is_control() || self.is_aborted(&info) {
                     continue;
                 }
                 if let Some(stopped_at) = note_keys(&mut self.map, batch, dirty_from) {
@@ -222,7 +288,7 @@ impl Pass<'_> {
     fn rewrite(
         &mut self,
         group: &[CleanSegment],
-        producers: &mut Producers,
+        ends: &mut Ends,
         go_on: &mut dyn FnMut(Option<CleanedGroup>) -> bool,
     ) -> io::Result<Option<CleanedGroup>> {
         let base_offset = group[0].base_offset;
@@ -235,14 +301,11 @@ impl Pass<'_> {
                 if !go_on(None) {
                     return Ok(None);
                 }
-                let stamp = if info.timestamp_type() == record_batch::TimestampType::LogAppendTime {
-                    info.max_timestamp
-                } else {
-                    -1
-                };
-                producers.note(&info, info.base_offset, stamp, self.plan.now_ms);
+                ends.note(&info, batch, self.plan.now_ms);
                 let is_last = number + 1 == group.len() && info.next_offset() >= segment.next_offset;
-                match self.judge(&info, batch, is_last) {
+                let verdict = self.judge(&info, batch, is_last);
+                self.follow_transaction(&info, &verdict);
+                match verdict {
                     Verdict::Copy => out.put(&info, batch)?,
                     Verdict::Replace(new) => {
                         changed = true;
@@ -253,10 +316,7 @@ impl Pass<'_> {
                 }
             }
             self.stats.read_bytes += segment.size_bytes;
-            // The index file knows more than the batches: producers whose batches are long gone.
-            if let Some(known) = index_of(&self.plan.directory, segment) {
-                *producers = Producers::restore(&known.producers);
-            }
+            ends.end(segment, index_of(&self.plan.directory, segment));
         }
         let bases: Vec<i64> = group.iter().map(|segment| segment.base_offset).collect();
         if !changed {
@@ -271,7 +331,13 @@ impl Pass<'_> {
         summary.next_offset = next_offset;
         let epochs = self.plan.epochs.iter().copied();
         summary.epochs = epochs.filter(|(_, start)| (base_offset..next_offset).contains(start)).collect();
-        summary.producers = producers.snapshot();
+        summary.producers = ends.producers.snapshot();
+        summary.transactional = ends.transactions.snapshot();
+        let here = |aborted: &&AbortedTransaction| {
+            (base_offset..next_offset).contains(&aborted.last_offset)
+                && !self.markers_gone.contains(&aborted.last_offset)
+        };
+        summary.aborted = self.plan.aborted.iter().filter(here).copied().collect();
         write_durably(&self.plan.directory.join(cleaned_index_name(base_offset)), &summary.encode())?;
         Ok(Some(CleanedGroup { bases, summary: Some(summary) }))
     }
@@ -279,8 +345,14 @@ impl Pass<'_> {
     fn judge(&self, info: &BatchInfo, batch: &[u8], is_last: bool) -> Verdict {
         let is_producer_end = self.plan.producer_ends.get(&info.producer_id) == Some(&info.base_offset);
         let must_stay = is_last || is_producer_end;
-        if info.base_offset >= self.clean_end || info.is_control() {
+        if info.base_offset >= self.clean_end {
             return Verdict::Copy;
+        }
+        if info.is_control() {
+            return self.judge_marker(info, batch, is_last);
+        }
+        if self.is_aborted(info) && info.record_count > 0 {
+            return if must_stay { Verdict::Replace(without_records(info)) } else { Verdict::Drop };
         }
         if info.record_count == 0 {
             return if must_stay { Verdict::Copy } else { Verdict::Drop };
@@ -312,6 +384,38 @@ impl Pass<'_> {
         }
         let horizon = sets_horizon.then(|| self.plan.now_ms.saturating_add(self.plan.delete_retention_ms));
         Verdict::Replace(open.build(horizon))
+    }
+
+    /// A marker outlives its transaction's batches by the time for which tombstones stay.
+    fn judge_marker(&self, info: &BatchInfo, batch: &[u8], is_last: bool) -> Verdict {
+        let needed = self.alive.contains(&info.producer_id) || !self.safe_to_forget;
+        match info.delete_horizon_ms() {
+            _ if needed => Verdict::Copy,
+            Some(until) if self.plan.now_ms >= until && !is_last => Verdict::Drop,
+            Some(_) => Verdict::Copy,
+            None => {
+                let horizon = self.plan.now_ms.saturating_add(self.plan.delete_retention_ms);
+                with_horizon(batch, horizon).map_or(Verdict::Copy, Verdict::Replace)
+            }
+        }
+    }
+
+    /// Keeps track of whose transaction has batches left.
+    fn follow_transaction(&mut self, info: &BatchInfo, verdict: &Verdict) {
+        if !info.is_transactional() {
+            return;
+        }
+        let gone = matches!(verdict, Verdict::Drop);
+        match (info.is_control(), gone) {
+            (false, false) => drop(self.alive.insert(info.producer_id)),
+            (false, true) => {}
+            (true, gone) => {
+                self.alive.remove(&info.producer_id);
+                if gone {
+                    self.markers_gone.insert(info.base_offset);
+                }
+            }
+        }
     }
 
     fn stays(&self, record: &KeyedRecord<'_>, forget_tombstones: bool) -> bool {

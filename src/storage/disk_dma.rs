@@ -14,6 +14,7 @@ use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
 use super::disk::{Disk, DiskFile, IoFuture};
 use crate::limits::{REMOVAL_PAUSE, REMOVAL_STEP_BYTES, REMOVALS_MAX};
+use crate::metrics::{self, Counter};
 use crate::rt::blocking as off_core;
 
 /// Direct I/O through this core's io_uring.
@@ -44,7 +45,11 @@ impl DiskFile for OpenFile {
 
     fn read(&self, position: u64, size: usize) -> IoFuture<Rc<ReadResult>> {
         let file = self.file.clone();
-        Box::pin(async move { plain(file.read_at_aligned(position, size).await).map(Rc::new) })
+        Box::pin(async move {
+            metrics::add(Counter::DiskReads, 1);
+            metrics::add(Counter::DiskReadBytes, size as u64);
+            plain(file.read_at_aligned(position, size).await).map(Rc::new)
+        })
     }
 
     fn flush(&self) -> IoFuture<()> {

@@ -14,6 +14,7 @@ use super::log::{Log, LogError};
 use super::segment::Segment;
 use super::segment_writer::InFlight;
 use crate::limits::FLUSH_GROUP_BYTES;
+use crate::metrics::{self, Series};
 use crate::rt;
 use crate::sync::{Pending, Promise, oneshot};
 
@@ -22,6 +23,7 @@ pub type AckResult = Result<(), LogError>;
 
 struct Waiter {
     position: u64,
+    since_ns: u64,
     promise: Promise<AckResult>,
 }
 
@@ -129,6 +131,7 @@ impl Commit {
         {
             while queue.front().is_some_and(|first| first.position <= reached) {
                 if let Some(waiter) = queue.pop_front() {
+                    metrics::record_since(Series::ProduceCommit, waiter.since_ns);
                     waiter.promise.fill(Ok(()));
                 }
             }
@@ -143,7 +146,7 @@ impl Commit {
 
     fn wait(queue: &mut VecDeque<Waiter>, position: u64) -> Pending<AckResult> {
         let (promise, pending) = oneshot();
-        queue.push_back(Waiter { position, promise });
+        queue.push_back(Waiter { position, since_ns: metrics::now_ns(), promise });
         pending
     }
 }
@@ -230,6 +233,10 @@ impl Log {
                 return;
             }
             let moved = state.commit.advance_watermark();
+            if moved {
+                let high_watermark = state.commit.high_watermark();
+                state.transactions.settle(high_watermark);
+            }
             state.commit.release_waiters();
             moved
         };
@@ -270,7 +277,9 @@ impl Log {
         };
         let log = self.clone();
         rt::spawn(async move {
+            let since_ns = metrics::now_ns();
             let outcome = log.flush_segments(segments).await;
+            metrics::record_since(Series::ProduceFlush, since_ns);
             log.flush_done(target, outcome);
             for next in log.rounds.leave() {
                 next.start_flush();

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::transactions::{AbortedTransaction, TransactionalProducer};
 use crate::limits::{INDEX_INTERVAL_BYTES_MIN, PRODUCER_BATCHES_KEPT};
 
 /// One entry: the batch at `position` starts at `offset`.
@@ -100,6 +101,11 @@ impl SegmentIndex {
         after.checked_sub(1).map(|at| self.entries[at])
     }
 
+    /// First entry whose position is at or above `position`.
+    pub fn ceiling_position(&self, position: u64) -> Option<IndexEntry> {
+        self.entries.get(self.entries.partition_point(|entry| entry.position < position)).copied()
+    }
+
     /// Position from which a forward scan finds the first batch with a timestamp of at least `target_ms`.
     pub fn floor_timestamp(&self, target_ms: i64) -> Option<IndexEntry> {
         // The first entry before which `target_ms` was already reached: the batch lies before that entry.
@@ -147,10 +153,16 @@ pub struct SegmentSummary {
     pub epochs: Vec<(i32, i64)>,
     /// Producer state at the end of the segment.
     pub producers: Vec<(i64, ProducerEntry)>,
+    /// Aborted transactions whose markers lie in this segment.
+    pub aborted: Vec<AbortedTransaction>,
+    /// Producers of transactions at the end of the segment.
+    pub transactional: Vec<TransactionalProducer>,
 }
 
 const MAGIC: &[u8; 4] = b"RIDX";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// First version that tells of transactions.
+const TRANSACTIONS_SINCE: u16 = 2;
 
 /// Why an index file cannot be used; the caller rebuilds it from the batches.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -203,9 +215,27 @@ impl SegmentSummary {
                 put_i64(&mut out, batch.timestamp_ms);
             }
         }
+        self.encode_transactions(&mut out);
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
+    }
+
+    fn encode_transactions(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.aborted.len() as u64);
+        for aborted in &self.aborted {
+            put_i64(out, aborted.producer_id);
+            put_i64(out, aborted.first_offset);
+            put_i64(out, aborted.last_offset);
+            put_i64(out, aborted.stable_offset);
+        }
+        put_u64(out, self.transactional.len() as u64);
+        for producer in &self.transactional {
+            put_i64(out, producer.producer_id);
+            put_i64(out, i64::from(producer.epoch));
+            put_i64(out, producer.first_offset);
+            put_i64(out, i64::from(producer.coordinator_epoch));
+        }
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
@@ -220,11 +250,11 @@ impl SegmentSummary {
             return Err(IndexFileError::Version(version));
         }
         let mut cursor = Cursor(&body[6..]);
-        decode_body(&mut cursor).ok_or(IndexFileError::Damaged)
+        decode_body(&mut cursor, version).ok_or(IndexFileError::Damaged)
     }
 }
 
-fn decode_body(cursor: &mut Cursor<'_>) -> Option<SegmentSummary> {
+fn decode_body(cursor: &mut Cursor<'_>, version: u16) -> Option<SegmentSummary> {
     let mut summary = SegmentSummary {
         size_bytes: cursor.u64()?,
         next_offset: cursor.i64()?,
@@ -268,7 +298,30 @@ fn decode_body(cursor: &mut Cursor<'_>) -> Option<SegmentSummary> {
         }
         summary.producers.push((id, ProducerEntry { epoch, batches, last_append_ms }));
     }
+    if version >= TRANSACTIONS_SINCE {
+        decode_transactions(cursor, &mut summary)?;
+    }
     cursor.0.is_empty().then_some(summary)
+}
+
+fn decode_transactions(cursor: &mut Cursor<'_>, summary: &mut SegmentSummary) -> Option<()> {
+    for _ in 0..cursor.count(32)? {
+        summary.aborted.push(AbortedTransaction {
+            producer_id: cursor.i64()?,
+            first_offset: cursor.i64()?,
+            last_offset: cursor.i64()?,
+            stable_offset: cursor.i64()?,
+        });
+    }
+    for _ in 0..cursor.count(32)? {
+        summary.transactional.push(TransactionalProducer {
+            producer_id: cursor.i64()?,
+            epoch: cursor.i64()? as i16,
+            first_offset: cursor.i64()?,
+            coordinator_epoch: cursor.i64()? as i32,
+        });
+    }
+    Some(())
 }
 
 fn put_u64(out: &mut Vec<u8>, value: u64) {
@@ -322,6 +375,18 @@ mod tests {
             index,
             epochs: vec![(0, 0), (3, 50)],
             producers: vec![(9, ProducerEntry { epoch: 1, batches, last_append_ms: 77 })],
+            aborted: vec![AbortedTransaction {
+                producer_id: 9,
+                first_offset: 10,
+                last_offset: 20,
+                stable_offset: 15,
+            }],
+            transactional: vec![TransactionalProducer {
+                producer_id: 9,
+                epoch: 1,
+                first_offset: 30,
+                coordinator_epoch: 2,
+            }],
         }
     }
 

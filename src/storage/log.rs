@@ -25,6 +25,7 @@ use super::segment_pool::{PoolFile, SegmentPool};
 use super::segment_writer::Grace;
 use super::tail::{Eviction, Tail};
 use super::tickets::Tickets;
+use super::transactions::Transactions;
 use crate::sync::Event;
 
 /// What a topic's configuration says to its logs.
@@ -104,6 +105,7 @@ pub(super) struct LogState {
     pub(super) tail: Tail,
     pub(super) commit: Commit,
     pub(super) producers: Producers,
+    pub(super) transactions: Transactions,
     /// (leader epoch, first offset written under it), rising.
     pub(super) epochs: Vec<(i32, i64)>,
     pub(super) log_start_offset: i64,
@@ -179,6 +181,7 @@ impl Log {
             tail: Tail::new(recovered.partial),
             commit: Commit::new(position, recovered.log_end_offset),
             producers: recovered.producers,
+            transactions: recovered.transactions,
             epochs: recovered.epochs,
             log_start_offset: recovered.log_start_offset,
             log_end_offset: recovered.log_end_offset,
@@ -277,7 +280,10 @@ impl Log {
 
     /// Forgets idempotent producers that were silent since `before_ms`.
     pub fn expire_producers(&self, before_ms: i64) {
-        self.state.borrow_mut().producers.expire(before_ms);
+        let mut state = self.state.borrow_mut();
+        let LogState { producers, transactions, .. } = &mut *state;
+        producers.expire(before_ms);
+        transactions.expire(|id| producers.knows(id));
     }
 
     /// Drops the oldest chunk of tail memory if it is written.
@@ -349,6 +355,8 @@ impl LogState {
                 .filter(|(_, start)| (segment.base_offset..next_offset).contains(start))
                 .collect(),
             producers: self.producers.snapshot(),
+            aborted: self.transactions.aborted_of(segment.base_offset, next_offset),
+            transactional: self.transactions.snapshot(),
         }
     }
 }

@@ -30,6 +30,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod tickets;
+mod transactions;
 
 pub use append::{AppendError, Appended, Durability};
 pub use buffer::Slice;
@@ -45,5 +46,6 @@ pub use landing::{Incoming, Landing};
 pub use log::{Log, LogConfig, LogError, LogResources};
 pub use recovery::{Recovered, recover};
 pub use segment_pool::SegmentPool;
-pub use segment_reader::ReadOutcome;
+pub use segment_reader::{Isolation, ReadOutcome};
 pub use tickets::Ticket;
+pub use transactions::{AbortedTransaction, ProducerState, TransactionalProducer, Verification};

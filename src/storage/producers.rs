@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::index::{ProducerBatch, ProducerEntry};
+use super::transactions::ProducerState;
 use crate::limits::{PRODUCER_BATCHES_KEPT, PRODUCERS_PER_PARTITION_MAX};
 use crate::wire::record_batch::BatchInfo;
 
@@ -41,7 +42,8 @@ fn sequence_after(sequence: i32, count: i32) -> i32 {
 impl Producers {
     /// Judges a batch before it is appended.
     pub fn check(&self, batch: &BatchInfo) -> SequenceCheck {
-        if batch.producer_id < 0 {
+        // Coordinators write for a producer without its sequence numbers.
+        if batch.producer_id < 0 || batch.base_sequence < 0 {
             return SequenceCheck::Next;
         }
         let Some(entry) = self.entries.get(&batch.producer_id) else {
@@ -50,6 +52,9 @@ impl Producers {
         };
         if batch.producer_epoch < entry.epoch {
             return SequenceCheck::Fenced;
+        }
+        if batch.is_control() {
+            return SequenceCheck::Next;
         }
         if batch.producer_epoch > entry.epoch {
             return if batch.base_sequence == 0 { SequenceCheck::Next } else { SequenceCheck::OutOfOrder };
@@ -75,7 +80,10 @@ impl Producers {
 
     /// Notes an appended batch (also while recovering).
     pub fn note(&mut self, batch: &BatchInfo, base_offset: i64, reply_timestamp_ms: i64, now_ms: i64) {
-        if batch.producer_id < 0 || batch.is_control() {
+        if batch.producer_id >= 0 && batch.is_control() {
+            self.note_marker(batch, now_ms);
+        }
+        if batch.producer_id < 0 || batch.base_sequence < 0 {
             return;
         }
         if self.entries.len() >= PRODUCERS_PER_PARTITION_MAX && !self.entries.contains_key(&batch.producer_id)
@@ -101,6 +109,36 @@ impl Producers {
             timestamp_ms: reply_timestamp_ms,
         });
         entry.last_append_ms = now_ms;
+    }
+
+    /// A marker may raise the epoch (KIP-890): who still writes with the old one is fenced.
+    fn note_marker(&mut self, batch: &BatchInfo, now_ms: i64) {
+        let Some(entry) = self.entries.get_mut(&batch.producer_id) else { return };
+        entry.last_append_ms = now_ms;
+        if entry.epoch < batch.producer_epoch {
+            entry.epoch = batch.producer_epoch;
+            entry.batches.clear();
+        }
+    }
+
+    /// Whether a producer is remembered.
+    pub fn knows(&self, producer_id: i64) -> bool {
+        self.entries.contains_key(&producer_id)
+    }
+
+    /// What is known of each producer, by id; its transactions are not known here.
+    pub fn states(&self) -> Vec<ProducerState> {
+        let state = |(id, entry): (&i64, &ProducerEntry)| ProducerState {
+            producer_id: *id,
+            epoch: entry.epoch,
+            last_sequence: entry.batches.back().map_or(-1, |newest| newest.last_sequence),
+            last_append_ms: entry.last_append_ms,
+            coordinator_epoch: -1,
+            txn_first_offset: -1,
+        };
+        let mut all: Vec<_> = self.entries.iter().map(state).collect();
+        all.sort_by_key(|one| one.producer_id);
+        all
     }
 
     fn drop_oldest(&mut self) {

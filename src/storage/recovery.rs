@@ -7,7 +7,8 @@
 //! append cannot line up with it. A leader epoch, which no CRC covers, decides nothing: where it falls or
 //! is newer than the catalog's, it is damaged, and the batch is kept and reported.
 //! A torn tail is cut; bytes that are cut although valid batches follow are saved beside the log and
-//! reported, whole segments too, if what is missing lies at the end of the one before; damage further inside than any write in flight could reach is kept as a hole and reported.
+//! reported, whole segments too, if what is missing lies at the end of the one before; damage further inside than
+//! any write in flight could reach is kept as a hole and reported.
 //! What was scanned is flushed. It must not delete anything that it has not saved.
 
 use std::collections::VecDeque;
@@ -23,7 +24,9 @@ use super::marks::Marks;
 use super::producers::Producers;
 use super::segment::{Segment, index_file_name};
 use super::tail::block_floor;
+use super::transactions::Transactions;
 use crate::limits::PARTITION_BACKLOG_BYTES_MAX;
+use crate::wire::control_batch::{self, Marker};
 use crate::wire::record_batch::{self, BATCH_HEADER_SIZE, BatchInfo, TimestampType};
 
 /// Bytes read at a time by a scan.
@@ -42,6 +45,8 @@ pub struct Recovered {
     pub epochs: Vec<(i32, i64)>,
     /// Idempotent producers.
     pub producers: Producers,
+    /// Transactions.
+    pub transactions: Transactions,
     /// Bytes of the last, partly filled block.
     pub partial: Vec<u8>,
     /// Offsets that the segments do not tell.
@@ -59,8 +64,16 @@ struct Scan {
     summary: SegmentSummary,
     /// The summary was read, not made by a scan: its producer state is complete.
     from_file: bool,
-    batches: Vec<(BatchInfo, i64)>,
+    batches: Vec<Scanned>,
     reports: Vec<String>,
+}
+
+/// A batch of an idempotent or transactional producer, found by a scan.
+struct Scanned {
+    batch: BatchInfo,
+    /// Position of its first byte in the segment file.
+    position: u64,
+    marker: Option<Marker>,
 }
 
 /// Loads the partition in `directory`; `epoch_max` is its leader epoch in the catalog, which no batch exceeds.
@@ -104,8 +117,8 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, epoch_max: i32) -> io::Re
         segment.allocated_bytes.set(block_floor(file_size).max(block_floor(scan.summary.size_bytes)));
         position = super::tail::block_ceil(segment.end_position());
         expected = Some(scan.summary.next_offset);
-        recovered.take(&scan);
         recovered.segments.push_back(Rc::new(segment));
+        recovered.take(&scan);
     }
     if let (Some(first), Some(active)) = (recovered.segments.front(), recovered.segments.back()) {
         active.sealed.set(false);
@@ -179,14 +192,42 @@ impl Recovered {
         }
         if scan.from_file {
             self.producers = Producers::restore(&scan.summary.producers);
+            let (aborted, producers) = (&scan.summary.aborted, &scan.summary.transactional);
+            let segments = &self.segments;
+            self.transactions.adopt(aborted, producers, |offset| position_of(segments, offset));
         }
-        for (batch, base_offset) in &scan.batches {
+        let base_position = self.segments.back().map_or(0, |segment| segment.base_position);
+        for Scanned { batch, position, marker } in &scan.batches {
             let stamp =
                 if batch.timestamp_type() == TimestampType::LogAppendTime { batch.max_timestamp } else { -1 };
-            self.producers.note(batch, *base_offset, stamp, crate::rt::wall_ms());
+            self.producers.note(batch, batch.base_offset, stamp, crate::rt::wall_ms());
+            if batch.is_transactional() {
+                self.transactions.note(batch, batch.base_offset, base_position + position, *marker);
+            }
+        }
+        if let Some(segment) = self.segments.back() {
+            self.transactions.settle(segment.next_offset.get());
         }
         self.reports.extend(scan.reports.iter().cloned());
     }
+}
+
+/// Log position of the batch that begins at `offset`; 0 if it is not there any more.
+fn position_of(segments: &VecDeque<Rc<Segment>>, offset: i64) -> u64 {
+    let after = segments.partition_point(|segment| segment.base_offset <= offset);
+    let Some(segment) = after.checked_sub(1).map(|at| &segments[at]) else { return 0 };
+    let from = segment.index.borrow().floor_offset(offset).map_or(0, |entry| entry.position);
+    let Ok(file) = File::open(segment.path()) else { return 0 };
+    let mut at = from;
+    let mut header = [0; BATCH_HEADER_SIZE];
+    while at < segment.size_bytes.get() && file.read_exact_at(&mut header, at).is_ok() {
+        let Ok(batch) = record_batch::parse_header(&header) else { return 0 };
+        if batch.base_offset >= offset {
+            return segment.base_position + at;
+        }
+        at += batch.size_bytes as u64;
+    }
+    0
 }
 
 fn list_segments(directory: &Path) -> io::Result<Vec<(i64, PathBuf)>> {
@@ -281,7 +322,7 @@ struct Scanner<'a> {
     epochs: Vec<(i32, i64)>,
     index: SegmentIndex,
     max_timestamp: i64,
-    batches: Vec<(BatchInfo, i64)>,
+    batches: Vec<Scanned>,
     reports: Vec<String>,
     epoch_reported: bool,
 }
@@ -348,7 +389,14 @@ impl<'a> Scanner<'a> {
         batch.base_offset == self.expected_offset || self.gaps && batch.base_offset > self.expected_offset
     }
 
-    fn accept(&mut self, mut batch: BatchInfo) {
+    fn accept(&mut self, mut batch: BatchInfo) -> io::Result<()> {
+        let position = self.position;
+        if batch.producer_id >= 0 {
+            let control = batch.is_control() && batch.is_transactional();
+            let marker =
+                if control { control_batch::parse(self.bytes(position, batch.size_bytes)?) } else { None };
+            self.batches.push(Scanned { batch, position, marker });
+        }
         if !(self.epoch_floor..=self.epoch_max).contains(&batch.leader_epoch) {
             self.report_epoch(&batch);
             batch.leader_epoch = self.epoch_floor;
@@ -361,9 +409,7 @@ impl<'a> Scanner<'a> {
         self.max_timestamp = self.max_timestamp.max(batch.max_timestamp);
         self.expected_offset = batch.next_offset();
         self.position += batch.size_bytes as u64;
-        if batch.producer_id >= 0 {
-            self.batches.push((batch, batch.base_offset));
-        }
+        Ok(())
     }
 
     /// One report for a run of batches: after a damaged epoch that rose, all that follow seem to fall.
@@ -386,7 +432,7 @@ impl<'a> Scanner<'a> {
     fn run(&mut self) -> io::Result<()> {
         loop {
             while let Some(batch) = self.batch_at(self.position)?.filter(|batch| self.accepts(batch)) {
-                self.accept(batch);
+                self.accept(batch)?;
             }
             if !self.step_over_damage()? {
                 return Ok(());
@@ -492,6 +538,8 @@ impl<'a> Scanner<'a> {
                 index: self.index,
                 epochs: self.epochs,
                 producers: Vec::new(),
+                aborted: Vec::new(),
+                transactional: Vec::new(),
             },
             from_file: false,
             batches: self.batches,

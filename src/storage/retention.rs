@@ -80,6 +80,8 @@ impl Log {
             }
             state.segments.pop_front();
             state.log_start_offset = state.log_start_offset.max(first.next_offset.get());
+            let log_start_offset = state.log_start_offset;
+            state.transactions.forget_below(log_start_offset);
             (first.clone(), state.forget_segment(&first))
         };
         self.cache.discharge(freed);

@@ -87,6 +87,11 @@ impl SegmentPool {
         self.pooled_bytes.get()
     }
 
+    /// Files that wait.
+    pub fn file_count(&self) -> usize {
+        self.files.borrow().len()
+    }
+
     fn new_path(&self, stale_end: i64) -> PathBuf {
         let number = self.next_number.get();
         self.next_number.set(number + 1);

@@ -23,6 +23,15 @@ const HINTS_MAX: usize = 8;
 /// Bytes that one look-up step reads while it walks batch headers on disk.
 const WALK_BYTES: usize = 256 << 10;
 
+/// What a reader may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Everything below the high watermark.
+    Uncommitted,
+    /// Nothing of transactions that are not decided.
+    Committed,
+}
+
 /// What a read found.
 #[derive(Default)]
 pub struct ReadOutcome {
@@ -56,7 +65,17 @@ impl Log {
     /// At most `max_bytes` are returned, but always the first batch, if there is one and `max_bytes > 0`
     /// or not: Kafka's consumers rely on progress (KIP-74).
     pub async fn read(self: &Rc<Self>, offset: i64, max_bytes: usize) -> Result<ReadOutcome, LogError> {
-        let located = self.locate(offset, max_bytes)?;
+        self.read_isolated(offset, max_bytes, Isolation::Uncommitted).await
+    }
+
+    /// As [`read`](Self::read); readers of committed data stop at the last stable offset.
+    pub async fn read_isolated(
+        self: &Rc<Self>,
+        offset: i64,
+        max_bytes: usize,
+        isolation: Isolation,
+    ) -> Result<ReadOutcome, LogError> {
+        let located = self.locate(offset, max_bytes, isolation)?;
         match located {
             Located::Nothing(position) => {
                 Ok(ReadOutcome { end_position: position, ..ReadOutcome::default() })
@@ -73,7 +92,7 @@ impl Log {
         }
     }
 
-    fn locate(&self, offset: i64, max_bytes: usize) -> Result<Located, LogError> {
+    fn locate(&self, offset: i64, max_bytes: usize, isolation: Isolation) -> Result<Located, LogError> {
         let mut state = self.state.borrow_mut();
         if state.failed == Some(LogError::Deleted) {
             return Err(LogError::Deleted);
@@ -81,10 +100,14 @@ impl Log {
         if offset < state.log_start_offset || offset > state.log_end_offset {
             return Err(LogError::OutOfRange(offset));
         }
-        if offset >= state.commit.high_watermark() {
-            return Ok(Located::Nothing(state.commit.high_watermark_position()));
+        let (end_offset, end_position) = match isolation {
+            Isolation::Uncommitted => (state.commit.high_watermark(), state.commit.high_watermark_position()),
+            Isolation::Committed => state.stable_end(),
+        };
+        if offset >= end_offset {
+            return Ok(Located::Nothing(end_position));
         }
-        let target = state.target(offset)?;
+        let target = state.target(offset, end_position)?;
         let base = target.segment.base_position;
         match state.walk_memory(&target, offset, max_bytes) {
             Some((start, end)) => {
@@ -261,7 +284,7 @@ impl LogState {
         self.segments.get(after.checked_sub(1)?)
     }
 
-    fn target(&self, offset: i64) -> Result<Target, LogError> {
+    fn target(&self, offset: i64, end_position: u64) -> Result<Target, LogError> {
         let segment = self.segment_of(offset).ok_or(LogError::OutOfRange(offset))?;
         let index = segment.index.borrow();
         if let Some(damage) = index.damage_at(offset) {
@@ -287,12 +310,26 @@ impl LogState {
             }
             _ => floor.position,
         };
-        let watermark = self.commit.high_watermark_position().saturating_sub(segment.base_position);
-        let mut limit = watermark.min(segment.size_bytes.get());
+        let end = end_position.saturating_sub(segment.base_position);
+        let mut limit = end.min(segment.size_bytes.get());
         if let Some(damaged) = index.next_damage_position(from) {
             limit = limit.min(damaged);
         }
         Ok(Target { segment: segment.clone(), from, limit })
+    }
+
+    /// An offset that no batch before log position `position` reaches.
+    pub(super) fn offset_bound(&self, position: u64) -> i64 {
+        let after = self.segments.partition_point(|segment| segment.base_position < position);
+        let Some(segment) = after.checked_sub(1).map(|at| &self.segments[at]) else {
+            return self.log_start_offset;
+        };
+        let inside = position - segment.base_position;
+        segment
+            .index
+            .borrow()
+            .ceiling_position(inside)
+            .map_or(segment.next_offset.get(), |entry| entry.offset)
     }
 
     /// Finds `[start, end)` file positions of the answer with headers in memory only.

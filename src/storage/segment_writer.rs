@@ -13,6 +13,7 @@ use super::disk::DiskFile;
 use super::log::{Log, LogError, LogState};
 use super::tail::{Chunk, block_ceil, block_floor};
 use crate::limits::{BLOCK_SIZE, DIRECT_WRITE_BYTES_MIN, LANDING_GRACE_MS, WRITE_DEPTH_MAX};
+use crate::metrics::{self, Counter, Series};
 use crate::rt;
 
 /// A write handed to the disk.
@@ -73,7 +74,10 @@ impl Log {
             self.grace.set(Grace::None);
             let log = self.clone();
             rt::spawn(async move {
+                let since_ns = metrics::now_ns();
+                metrics::add(Counter::DiskWriteBytes, planned.buffer.len() as u64);
                 let outcome = planned.file.write(planned.buffer, planned.position).await;
+                metrics::record_since(Series::ProduceWrite, since_ns);
                 log.write_done(planned.end, outcome);
             });
         }

@@ -25,8 +25,24 @@ pub const FETCH: i16 = 1;
 pub const LIST_OFFSETS: i16 = 2;
 /// Api key of Metadata.
 pub const METADATA: i16 = 3;
+/// Api key of OffsetCommit.
+pub const OFFSET_COMMIT: i16 = 8;
+/// Api key of OffsetFetch.
+pub const OFFSET_FETCH: i16 = 9;
 /// Api key of FindCoordinator.
 pub const FIND_COORDINATOR: i16 = 10;
+/// Api key of JoinGroup.
+pub const JOIN_GROUP: i16 = 11;
+/// Api key of Heartbeat.
+pub const HEARTBEAT: i16 = 12;
+/// Api key of LeaveGroup.
+pub const LEAVE_GROUP: i16 = 13;
+/// Api key of SyncGroup.
+pub const SYNC_GROUP: i16 = 14;
+/// Api key of DescribeGroups.
+pub const DESCRIBE_GROUPS: i16 = 15;
+/// Api key of ListGroups.
+pub const LIST_GROUPS: i16 = 16;
 /// Api key of ApiVersions.
 pub const API_VERSIONS: i16 = 18;
 /// Api key of CreateTopics.
@@ -45,8 +61,16 @@ pub const DESCRIBE_CONFIGS: i16 = 32;
 pub const DESCRIBE_LOG_DIRS: i16 = 35;
 /// Api key of CreatePartitions.
 pub const CREATE_PARTITIONS: i16 = 37;
+/// Api key of DeleteGroups.
+pub const DELETE_GROUPS: i16 = 42;
+/// Api key of OffsetDelete.
+pub const OFFSET_DELETE: i16 = 47;
 /// Api key of DescribeCluster.
 pub const DESCRIBE_CLUSTER: i16 = 60;
+/// Api key of ConsumerGroupHeartbeat.
+pub const CONSUMER_GROUP_HEARTBEAT: i16 = 68;
+/// Api key of ConsumerGroupDescribe.
+pub const CONSUMER_GROUP_DESCRIBE: i16 = 69;
 /// Api key of DescribeTopicPartitions.
 pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 
@@ -64,7 +88,15 @@ pub const SUPPORTED: &[ApiRange] = &[
     range(FETCH, 4, 18, "Fetch"),
     range(LIST_OFFSETS, 1, 10, "ListOffsets"),
     range(METADATA, 0, 13, "Metadata"),
+    range(OFFSET_COMMIT, 2, 9, "OffsetCommit"),
+    range(OFFSET_FETCH, 1, 9, "OffsetFetch"),
     range(FIND_COORDINATOR, 0, 6, "FindCoordinator"),
+    range(JOIN_GROUP, 0, 9, "JoinGroup"),
+    range(HEARTBEAT, 0, 4, "Heartbeat"),
+    range(LEAVE_GROUP, 0, 5, "LeaveGroup"),
+    range(SYNC_GROUP, 0, 5, "SyncGroup"),
+    range(DESCRIBE_GROUPS, 0, 6, "DescribeGroups"),
+    range(LIST_GROUPS, 0, 5, "ListGroups"),
     range(API_VERSIONS, 0, 4, "ApiVersions"),
     range(CREATE_TOPICS, 2, 7, "CreateTopics"),
     range(DELETE_TOPICS, 1, 6, "DeleteTopics"),
@@ -74,7 +106,11 @@ pub const SUPPORTED: &[ApiRange] = &[
     range(DESCRIBE_CONFIGS, 1, 4, "DescribeConfigs"),
     range(DESCRIBE_LOG_DIRS, 1, 4, "DescribeLogDirs"),
     range(CREATE_PARTITIONS, 0, 3, "CreatePartitions"),
+    range(DELETE_GROUPS, 0, 2, "DeleteGroups"),
+    range(OFFSET_DELETE, 0, 0, "OffsetDelete"),
     range(DESCRIBE_CLUSTER, 0, 2, "DescribeCluster"),
+    range(CONSUMER_GROUP_HEARTBEAT, 0, 1, "ConsumerGroupHeartbeat"),
+    range(CONSUMER_GROUP_DESCRIBE, 0, 1, "ConsumerGroupDescribe"),
     range(DESCRIBE_TOPIC_PARTITIONS, 0, 0, "DescribeTopicPartitions"),
 ];
 
@@ -127,6 +163,12 @@ mod tests {
             DELETE_TOPICS => DeleteTopicsRequest, DELETE_RECORDS => DeleteRecordsRequest, INIT_PRODUCER_ID => InitProducerIdRequest,
             OFFSET_FOR_LEADER_EPOCH => OffsetForLeaderEpochRequest, DESCRIBE_CONFIGS => DescribeConfigsRequest,
             DESCRIBE_LOG_DIRS => DescribeLogDirsRequest, CREATE_PARTITIONS => CreatePartitionsRequest,
+            OFFSET_COMMIT => OffsetCommitRequest, OFFSET_FETCH => OffsetFetchRequest, JOIN_GROUP => JoinGroupRequest,
+            HEARTBEAT => HeartbeatRequest, LEAVE_GROUP => LeaveGroupRequest, SYNC_GROUP => SyncGroupRequest,
+            DESCRIBE_GROUPS => DescribeGroupsRequest, LIST_GROUPS => ListGroupsRequest,
+            DELETE_GROUPS => DeleteGroupsRequest, OFFSET_DELETE => OffsetDeleteRequest,
+            CONSUMER_GROUP_HEARTBEAT => ConsumerGroupHeartbeatRequest,
+            CONSUMER_GROUP_DESCRIBE => ConsumerGroupDescribeRequest,
             DESCRIBE_CLUSTER => DescribeClusterRequest, DESCRIBE_TOPIC_PARTITIONS => DescribeTopicPartitionsRequest,
         ];
         assert_eq!(known.len() + 1, SUPPORTED.len(), "every API but Produce");

@@ -190,6 +190,16 @@ pub fn without_records(info: &BatchInfo) -> Vec<u8> {
     encode(&info, 0, &[])
 }
 
+/// A marker's batch with a delete horizon; its record, which nobody asks for its time, stays byte for byte.
+pub fn with_horizon(batch: &[u8], horizon_ms: i64) -> Result<Vec<u8>, BatchError> {
+    let info = parse_header(batch)?;
+    let payload = batch.get(BATCH_HEADER_SIZE..info.size_bytes);
+    let payload = payload.ok_or(BatchError::Truncated { needed: info.size_bytes })?;
+    let attributes = info.attributes | DELETE_HORIZON_BIT;
+    let info = BatchInfo { attributes, base_timestamp: horizon_ms, ..info };
+    Ok(encode(&info, info.record_count, payload))
+}
+
 fn encode(info: &BatchInfo, record_count: i32, payload: &[u8]) -> Vec<u8> {
     let size_bytes = BATCH_HEADER_SIZE + payload.len();
     let header = BatchHeader {

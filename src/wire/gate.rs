@@ -27,11 +27,12 @@ pub const DECODED_TO_WIRE_RATIO_MAX: usize = 64;
 
 /// What stands at one place of a request.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     /// An integer, boolean or uuid of that many bytes.
     Fixed(usize),
     Str,
     NullableStr,
+    Bytes,
     Array(Element),
     NullableArray(Element),
     /// A presence byte, 1 for present, then the struct.
@@ -39,7 +40,7 @@ enum Kind {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Element {
+pub(super) enum Element {
     Fixed(usize),
     Str,
     Struct(&'static [Field]),
@@ -47,7 +48,7 @@ enum Element {
 
 /// A field and the versions it exists in, both inclusive.
 #[derive(Debug, Clone, Copy)]
-struct Field {
+pub(super) struct Field {
     since: i16,
     until: i16,
     kind: Kind,
@@ -59,25 +60,25 @@ impl Field {
     }
 }
 
-const fn all(kind: Kind) -> Field {
+pub(super) const fn all(kind: Kind) -> Field {
     Field { since: 0, until: i16::MAX, kind }
 }
 
-const fn from(since: i16, kind: Kind) -> Field {
+pub(super) const fn from(since: i16, kind: Kind) -> Field {
     Field { since, until: i16::MAX, kind }
 }
 
-const fn within(since: i16, until: i16, kind: Kind) -> Field {
+pub(super) const fn within(since: i16, until: i16, kind: Kind) -> Field {
     Field { since, until, kind }
 }
 
-const BOOL: Kind = Kind::Fixed(1);
+pub(super) const BOOL: Kind = Kind::Fixed(1);
 const I8: Kind = Kind::Fixed(1);
 const I16: Kind = Kind::Fixed(2);
-const I32: Kind = Kind::Fixed(4);
-const I64: Kind = Kind::Fixed(8);
-const UUID: Kind = Kind::Fixed(16);
-const I32_ELEMENT: Element = Element::Fixed(4);
+pub(super) const I32: Kind = Kind::Fixed(4);
+pub(super) const I64: Kind = Kind::Fixed(8);
+pub(super) const UUID: Kind = Kind::Fixed(16);
+pub(super) const I32_ELEMENT: Element = Element::Fixed(4);
 
 const LIST_OFFSETS_PARTITION: &[Field] = &[all(I32), from(4, I32), all(I64)];
 const LIST_OFFSETS_TOPIC: &[Field] =
@@ -170,7 +171,7 @@ fn schema(api_key: i16) -> Option<&'static [Field]> {
         CREATE_PARTITIONS => CREATE_PARTITIONS_REQUEST,
         DESCRIBE_CLUSTER => DESCRIBE_CLUSTER_REQUEST,
         DESCRIBE_TOPIC_PARTITIONS => TOPIC_PARTITIONS_REQUEST,
-        _ => return None,
+        _ => return super::gate_groups::schema(api_key),
     })
 }
 
@@ -222,6 +223,7 @@ impl Walk<'_> {
             Kind::Fixed(size_bytes) => self.reader.take(size_bytes).map(|_| ()),
             Kind::Str => self.string(false),
             Kind::NullableStr => self.string(true),
+            Kind::Bytes => self.reader.bytes(self.flexible).map(|_| ()),
             Kind::Array(element) => self.array(element, false),
             Kind::NullableArray(element) => self.array(element, true),
             Kind::OptionalStruct(fields) => match self.reader.i8()? {
@@ -266,7 +268,7 @@ impl Walk<'_> {
 }
 
 /// Bytes the smallest encoding of an element takes.
-fn element_size_min(element: Element, version: i16, flexible: bool) -> usize {
+pub(super) fn element_size_min(element: Element, version: i16, flexible: bool) -> usize {
     let string_size_min = if flexible { 1 } else { 2 };
     let array_size_min = if flexible { 1 } else { 4 };
     let fields = match element {
@@ -277,7 +279,7 @@ fn element_size_min(element: Element, version: i16, flexible: bool) -> usize {
     let size = |kind| match kind {
         Kind::Fixed(size_bytes) => size_bytes,
         Kind::Str | Kind::NullableStr => string_size_min,
-        Kind::Array(_) | Kind::NullableArray(_) => array_size_min,
+        Kind::Array(_) | Kind::NullableArray(_) | Kind::Bytes => array_size_min,
         Kind::OptionalStruct(_) => 1,
     };
     let fields = fields.iter().filter(|field| field.exists_in(version));

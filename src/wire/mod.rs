@@ -13,12 +13,15 @@
 pub mod api_table;
 pub mod batch_builder;
 pub mod batch_filter;
+pub mod control_batch;
 pub mod fetch;
 pub mod gate;
+mod gate_groups;
 pub mod header;
 pub mod primitives;
 pub mod produce;
 pub mod record_batch;
+pub mod record_fields;
 pub mod records;
 
 pub use api_table::{ApiRange, SUPPORTED};

@@ -211,6 +211,7 @@ fn plan(directory: &Path, model: &Model, now_ms: i64) -> CleanPlan {
         delete_retention_ms: DELETE_RETENTION_MS,
         producer_ends: model.producer_ends.clone(),
         epochs: vec![(0, 0)],
+        aborted: Vec::new(),
     }
 }
 

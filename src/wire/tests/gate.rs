@@ -172,6 +172,9 @@ fn api_versions(version: i16) -> Vec<u8> {
     )
 }
 
+#[path = "gate_groups.rs"]
+mod group_requests;
+
 /// A rich request of each API and version behind the gate.
 fn requests() -> Vec<(i16, i16, Vec<u8>)> {
     let mut requests = Vec::new();
@@ -192,6 +195,7 @@ fn requests() -> Vec<(i16, i16, Vec<u8>)> {
                 CREATE_PARTITIONS => create_partitions(version),
                 DESCRIBE_CLUSTER => encoded(DescribeClusterRequest::default(), version),
                 DESCRIBE_TOPIC_PARTITIONS => describe_topic_partitions(version),
+                key if group_requests::serves(key) => group_requests::body(key, version),
                 other => panic!("api {other} is listed but has no request here"),
             };
             requests.push((range.key, version, body));
@@ -227,6 +231,18 @@ fn decode(api_key: i16, version: i16, body: &[u8]) -> Result<usize, String> {
         CreatePartitions => CreatePartitionsRequest,
         DescribeCluster => DescribeClusterRequest,
         DescribeTopicPartitions => DescribeTopicPartitionsRequest,
+        OffsetCommit => OffsetCommitRequest,
+        OffsetFetch => OffsetFetchRequest,
+        JoinGroup => JoinGroupRequest,
+        Heartbeat => HeartbeatRequest,
+        LeaveGroup => LeaveGroupRequest,
+        SyncGroup => SyncGroupRequest,
+        DescribeGroups => DescribeGroupsRequest,
+        ListGroups => ListGroupsRequest,
+        DeleteGroups => DeleteGroupsRequest,
+        OffsetDelete => OffsetDeleteRequest,
+        ConsumerGroupHeartbeat => ConsumerGroupHeartbeatRequest,
+        ConsumerGroupDescribe => ConsumerGroupDescribeRequest,
     ];
     result.map(|()| body.len() - bytes.len()).map_err(|error| error.to_string())
 }

@@ -1,0 +1,157 @@
+//! Coordinators: who is in a consumer group and what it has committed, and which transactions are open. Each lives
+//! beside a partition of an internal topic, on the core that owns it, and keeps in that partition what it must not
+//! forget.
+//!
+//! Owner: the core that owns the internal partition; other cores come through the mesh ([`home_of`] says where).
+//! Invariants: an internal topic is made on demand by the control thread, and its number of partitions never
+//! changes, because the hash of a name decides where its coordinator lives.
+//! It must not encode or decode requests.
+
+pub mod assignor;
+pub mod classic;
+mod classic_join;
+pub mod classic_sync;
+pub mod consumer;
+mod consumer_classic;
+pub mod consumer_groups;
+pub mod consumer_protocol;
+pub mod error;
+pub mod groups;
+mod groups_load;
+pub mod groups_offsets;
+pub mod offsets;
+mod parked;
+pub mod records;
+pub mod state_log;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::catalog::{Catalog, CatalogChange, Topic, new_topic_id};
+use crate::config::BrokerConfig;
+use crate::rt;
+use crate::shard::{ControlError, Shard};
+
+/// The coordinators of one core, as the shard holds them.
+#[derive(Default)]
+pub struct Coordinators {
+    /// Consumer groups.
+    pub groups: groups::Groups,
+}
+
+/// A topic of the broker's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InternalTopic {
+    /// `__consumer_offsets`: groups and what they committed.
+    ConsumerOffsets,
+    /// `__transaction_state`: transactional ids.
+    TransactionState,
+}
+
+/// Where the coordinator of a name lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// The core.
+    pub core: usize,
+    /// The internal topic.
+    pub topic_id: Uuid,
+    /// The partition of the internal topic.
+    pub partition: i32,
+}
+
+impl InternalTopic {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            InternalTopic::ConsumerOffsets => "__consumer_offsets",
+            InternalTopic::TransactionState => "__transaction_state",
+        }
+    }
+
+    /// The topic, if it was made already.
+    pub fn find(self, catalog: &Catalog) -> Option<Arc<Topic>> {
+        catalog.topic(self.name()).cloned()
+    }
+
+    fn creation(self, config: &BrokerConfig) -> CatalogChange {
+        let (partition_count, segment_bytes) = match self {
+            InternalTopic::ConsumerOffsets => {
+                (config.groups.offsets_partition_count, config.groups.offsets_segment_bytes)
+            }
+            InternalTopic::TransactionState => {
+                (config.groups.transactions_partition_count, config.groups.transactions_segment_bytes)
+            }
+        };
+        let configs = BTreeMap::from([
+            ("cleanup.policy".to_owned(), "compact".to_owned()),
+            ("compression.type".to_owned(), "producer".to_owned()),
+            ("segment.bytes".to_owned(), segment_bytes.to_string()),
+        ]);
+        CatalogChange::CreateTopic {
+            name: self.name().to_owned(),
+            id: new_topic_id(),
+            partition_count: partition_count.unsigned_abs() as usize,
+            configs,
+            created_ms: rt::wall_ms(),
+        }
+    }
+
+    /// The topic; makes it if it is not there yet.
+    pub async fn ensure(self, shard: &Shard) -> Result<Arc<Topic>, ControlError> {
+        if let Some(topic) = self.find(&shard.catalog()) {
+            return Ok(topic);
+        }
+        let config = shard.config.clone();
+        let catalog = shard
+            .control
+            .change(move |catalog| match self.find(catalog) {
+                Some(_) => Vec::new(),
+                None => vec![self.creation(&config)],
+            })
+            .await?;
+        self.find(&catalog).ok_or(ControlError::Stopping)
+    }
+}
+
+/// Which partition of an internal topic with `partition_count` partitions a name belongs to: the absolute value of
+/// Java's hash of the string, as in Kafka.
+pub fn partition_of(name: &str, partition_count: usize) -> i32 {
+    let hash = name.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(unit.into()));
+    let positive = if hash == i32::MIN { 0 } else { hash.abs() };
+    positive % partition_count.max(1) as i32
+}
+
+/// Where the coordinator of `name` lives in a topic that exists.
+pub fn home_in(shard: &Shard, topic: &Topic, name: &str) -> Home {
+    let partition = partition_of(name, topic.partition_count());
+    Home { core: shard.owner_of(topic.id, partition), topic_id: topic.id, partition }
+}
+
+/// Where the coordinator of a group or a transactional id lives; makes the internal topic if need be.
+pub async fn home_of(shard: &Shard, topic: InternalTopic, name: &str) -> Result<Home, ControlError> {
+    let topic = topic.ensure(shard).await?;
+    Ok(home_in(shard, &topic, name))
+}
+
+/// Starts what the coordinators of this core do by themselves: loading after a start, time-outs.
+pub async fn serve(shard: Rc<Shard>) {
+    groups::serve(shard).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_spread_as_kafka_spreads_them() {
+        // Java: "my-group".hashCode() = 1374332816, "test".hashCode() = 3556498.
+        assert_eq!(partition_of("test", 50), 48);
+        assert_eq!(partition_of("", 50), 0);
+        // "polygenelubricants" is the known string whose hash is Integer.MIN_VALUE.
+        assert_eq!(partition_of("polygenelubricants", 50), 0);
+        assert!((0..50).contains(&partition_of("\u{1f600}\u{ffff}", 50)));
+    }
+}
