@@ -13,8 +13,10 @@ use crate::storage::index::SegmentSummary;
 use crate::storage::marks::{MARKS_FILE, Marks};
 use crate::storage::recovery::{Recovered, recover};
 use crate::storage::segment::{file_name, index_file_name};
+use crate::storage::transactions::AbortedTransaction;
 use crate::wire::batch_builder::BatchBuilder;
 use crate::wire::batch_filter::OpenBatch;
+use crate::wire::control_batch::{self, Marker};
 use crate::wire::record_batch::{self, Compression};
 
 const LOGS: u64 = 40;
@@ -370,4 +372,117 @@ fn damage_ends_a_pass_and_changes_nothing() {
         .expect("the log")
         .filter(|entry| entry.as_ref().expect("entry").file_name().to_string_lossy().contains("cleaned"));
     assert_eq!(left.count(), 0);
+}
+
+/// A log of interleaved transactions of two producers; every third one is aborted. Ends with a plain batch.
+fn write_transactions(directory: &Path) -> (Vec<AbortedTransaction>, i64) {
+    let (mut bytes, mut offset, mut aborted) = (Vec::new(), 0, Vec::new());
+    for number in 0..30i64 {
+        let first = offset;
+        for producer in 0..2i64 {
+            let value = format!("{number}");
+            let key = format!("key-{}", (number + producer) % 4).into_bytes();
+            let batch = BatchBuilder::new()
+                .base_offset(offset)
+                .leader_epoch(0)
+                .flags(0x10)
+                .producer(producer, 0, number as i32)
+                .record(START_MS, Some(&key), Some(value.as_bytes()));
+            bytes.extend(batch.build());
+            offset += 1;
+        }
+        for producer in 0..2i64 {
+            let commit = (number + producer) % 3 > 0;
+            let marker = Marker { producer_id: producer, producer_epoch: 0, commit, coordinator_epoch: 1 };
+            let mut marker = control_batch::encode(&marker, START_MS);
+            record_batch::patch(&mut marker, offset, 0);
+            bytes.extend(marker);
+            if !commit {
+                let stable_offset = if producer == 0 { first + 1 } else { offset + 1 };
+                let first_offset = first + producer;
+                aborted.push(AbortedTransaction {
+                    producer_id: producer,
+                    first_offset,
+                    last_offset: offset,
+                    stable_offset,
+                });
+            }
+            offset += 1;
+        }
+    }
+    bytes.extend(
+        BatchBuilder::new().base_offset(offset).leader_epoch(0).record(1, Some(b"p"), Some(b"v")).build(),
+    );
+    fs::write(directory.join(file_name(0)), bytes).expect("a segment");
+    let next = offset + 1;
+    let active = BatchBuilder::new().base_offset(next).leader_epoch(0).record(1, Some(b"q"), None).build();
+    fs::write(directory.join(file_name(next)), active).expect("the active segment");
+    (aborted, next)
+}
+
+/// Record values by key of what is not a marker, and the number of markers.
+fn committed_of(recovered: &Recovered) -> (BTreeMap<i64, Vec<u8>>, usize) {
+    let (mut found, mut markers) = (BTreeMap::new(), 0);
+    let bytes = fs::read(recovered.segments[0].path()).expect("the segment");
+    let mut at = 0;
+    while at < bytes.len() {
+        let info = record_batch::parse_whole(&bytes[at..]).expect("a batch");
+        if info.is_control() {
+            assert!(
+                control_batch::parse(&bytes[at..at + info.size_bytes]).is_some(),
+                "markers stay readable"
+            );
+            markers += 1;
+        } else {
+            let mut open = OpenBatch::new(&bytes[at..]).expect("records");
+            while let Some(record) = open.next_record().expect("a record") {
+                found.insert(record.offset, record.key.expect("a key").to_vec());
+            }
+        }
+        at += info.size_bytes;
+    }
+    (found, markers)
+}
+
+#[test]
+fn aborted_records_go_and_markers_follow_when_nothing_of_theirs_is_left() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (aborted, next) = write_transactions(directory.path());
+    let mut model = Model { end: next, ..Model::default() };
+    for producer in 0..2 {
+        model.producer_ends.insert(producer, 116 + producer);
+    }
+    let mut markers_left = Vec::new();
+    for pass in 0..3 {
+        let now_ms = START_MS + pass * 2 * DELETE_RETENTION_MS;
+        let recovered = recover(directory.path(), None, 0).expect("recovery");
+        let known = recovered.transactions.aborted_of(0, next);
+        assert!(pass > 0 || known == aborted, "a scan finds what was aborted");
+        let plan = CleanPlan { aborted: known, ..plan(directory.path(), &model, now_ms) };
+        write_marks(directory.path(), Marks { gaps_end: next, ..Marks::default() });
+        let mut hand_over = |group: Option<CleanedGroup>| {
+            if let Some(group) = group.filter(|group| group.summary.is_some()) {
+                swap_steps(directory.path(), &group.bases, 0).iter().for_each(apply);
+            }
+            true
+        };
+        let map = KeyMap::new(1 << 20, 90, next as u64);
+        run(&plan, map, &mut Pace::new(f64::MAX), &mut hand_over).expect("a pass");
+        for scan in [false, true] {
+            if scan && pass == 2 {
+                // The index file alone knows what was aborted; a scan has the markers.
+                fs::remove_file(directory.path().join(index_file_name(0))).expect("an index file");
+            }
+            let recovered = recover(directory.path(), None, 0).expect("recovery");
+            assert!(recovered.transactions.is_idle(), "no transaction is open, pass {pass}, scan {scan}");
+            let (found, markers) = committed_of(&recovered);
+            // The last committed record of each of the four keys, and the plain one.
+            assert_eq!(found.len(), 5, "pass {pass}: {found:?}");
+            let was_aborted = |offset: &i64| aborted.iter().any(|one| one.first_offset == *offset);
+            assert!(!found.keys().any(was_aborted), "{found:?}");
+            markers_left.push(markers);
+        }
+    }
+    assert_eq!(markers_left[0], 60, "every marker stays at first");
+    assert!(markers_left[5] < 12, "markers of nothing go after a while: {markers_left:?}");
 }
