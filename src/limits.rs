@@ -80,6 +80,15 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
 /// Transactions of one partition that were verified with the coordinator and not begun.
 pub const TXN_VERIFICATIONS_PER_PARTITION_MAX: usize = 10_000;
 
+/// Transactional ids that one partition of `__transaction_state` holds; no more are taken.
+pub const TXN_IDS_PER_PARTITION_MAX: usize = 100_000;
+
+/// How long a request waits for the step of its transactional id that is under way, milliseconds.
+pub const TXN_STEP_WAIT_MS: u64 = 1000;
+
+/// Longest pause before the markers of a decided transaction are tried again, milliseconds.
+pub const TXN_MARKER_RETRY_MS_MAX: u64 = 1000;
+
 /// Batches remembered per producer and partition (Kafka's five in flight).
 pub const PRODUCER_BATCHES_KEPT: usize = 5;
 
@@ -137,6 +146,15 @@ pub const CLEANER_FLUSH_BYTES: u64 = 8 << 20;
 
 /// Cleaned segments that wait for their core; the cleaner waits with the next one.
 pub const CLEANER_STEPS_MAX: usize = 1;
+
+/// Accounts of quotas that one core keeps; peers can invent client ids.
+pub const QUOTA_METERS_MAX: usize = 10_000;
+
+/// Longest pause a quota may ask a client for, milliseconds.
+pub const THROTTLE_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// Largest push of client metrics (KIP-714, Kafka's `telemetry.max.bytes`), bytes.
+pub const TELEMETRY_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of a coordinator's records that go into one batch of its log.
 pub const STATE_LOG_BATCH_BYTES_MAX: usize = 512 << 10;

@@ -172,6 +172,12 @@ class Kafka:
         shutil.rmtree(self.data, ignore_errors=True)
 
 
+def stop_all():
+    """Stops what runs and removes what it wrote; results of the harness stay."""
+    for one in list(_running):
+        one.remove()
+
+
 @atexit.register
 def _clean():
     for one in list(_running):

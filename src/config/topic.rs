@@ -18,7 +18,7 @@ pub struct CleanupPolicy {
     pub compact: bool,
 }
 
-/// How batches are to be compressed on disk. Ringlog stores what the producer sent and lists this setting only.
+/// How batches are to be compressed on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// As the producer chose.
@@ -74,6 +74,8 @@ pub struct TopicConfig {
     pub delete_retention_ms: i64,
     /// `compression.type`.
     pub compression_type: Compression,
+    /// `compression.gzip.level`, 1 to 9, or -1 for the codec's own default.
+    pub gzip_level: i32,
     /// `min.insync.replicas`.
     pub min_insync_replicas: i32,
 }
@@ -106,6 +108,7 @@ impl TopicConfig {
             compaction_lag_ms_max: long("max.compaction.lag.ms"),
             delete_retention_ms: long("delete.retention.ms"),
             compression_type: Compression::parse(&text("compression.type")),
+            gzip_level: long("compression.gzip.level") as i32,
             min_insync_replicas: long("min.insync.replicas") as i32,
         }
     }

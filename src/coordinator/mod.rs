@@ -21,8 +21,14 @@ mod groups_load;
 pub mod groups_offsets;
 pub mod offsets;
 mod parked;
+pub mod producer_ids;
 pub mod records;
 pub mod state_log;
+mod txn;
+pub mod txn_api;
+pub mod txn_markers;
+mod txn_record;
+pub mod txn_state;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -40,6 +46,8 @@ use crate::shard::{ControlError, Shard};
 pub struct Coordinators {
     /// Consumer groups.
     pub groups: groups::Groups,
+    /// Transactional ids.
+    pub transactions: txn::Transactions,
 }
 
 /// A topic of the broker's own.
@@ -138,7 +146,7 @@ pub async fn home_of(shard: &Shard, topic: InternalTopic, name: &str) -> Result<
 
 /// Starts what the coordinators of this core do by themselves: loading after a start, time-outs.
 pub async fn serve(shard: Rc<Shard>) {
-    groups::serve(shard).await;
+    futures_lite::future::zip(groups::serve(shard.clone()), txn_api::serve(shard)).await;
 }
 
 #[cfg(test)]

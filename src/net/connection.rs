@@ -103,6 +103,15 @@ impl Frame<'_> {
             Frame::Landed { head, .. } => head,
         }
     }
+
+    /// The size of the whole frame, wherever its bytes are.
+    pub fn size(&self) -> usize {
+        match self {
+            Frame::Small(bytes) => bytes.len(),
+            Frame::Large(_, size) => *size,
+            Frame::Landed { head, landing, .. } => head.len() + landing.len(),
+        }
+    }
 }
 
 /// Bytes of a reply that are not in its skeleton.
@@ -192,6 +201,7 @@ async fn read_requests(
             if end - start < 4 + size {
                 break;
             }
+            pause(&context, pipeline).await;
             let frame = Frame::Small(&mut buffer[start + 4..start + 4 + size]);
             start += 4 + size;
             dispatch(&context, pipeline, frame, size).await?;
@@ -203,6 +213,8 @@ async fn read_requests(
             let large = 4 + size > READ_BUFFER_BYTES_MAX;
             if large && (end > LARGE_FRAME_PEEK_BYTES / 2 || end == 4 + size) {
                 peek = true;
+                // Before it takes memory, not while it holds some.
+                pause(&context, pipeline).await;
                 read_large(&context, socket, pipeline, &buffer[4..end], size).await?;
                 end = 0;
                 continue;
@@ -303,6 +315,14 @@ async fn read_landing(
     rest.resize(size - (records_end - records_at), 0);
     in_time(socket.read_exact(&mut rest[have..])).await?;
     dispatch(context, pipeline, Frame::Landed { head: &mut rest, records_at, landing }, size).await
+}
+
+/// Waits as long as a quota says.
+async fn pause(context: &api::ConnectionContext, pipeline: &Pipeline) {
+    if let Some(pause_ms) = context.muted_ms() {
+        let gone = pipeline.changed.wait_until(|| pipeline.broken.get());
+        futures_lite::future::or(rt::sleep_ms(pause_ms), gone).await;
+    }
 }
 
 async fn dispatch(

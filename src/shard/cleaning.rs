@@ -44,7 +44,8 @@ impl Shard {
                     Pass::Never => drop(given_up.insert((partition.topic_id, partition.index))),
                 }
             }
-            rt::sleep_ms(self.config.cleaner.backoff_ms).await;
+            let backoff_ms = self.config_now().cleaner.backoff_ms;
+            rt::sleep_ms(backoff_ms).await;
         }
     }
 

@@ -79,7 +79,7 @@ impl Log {
                 next_offset: segment.next_offset.get(),
                 size_bytes: segment.size_bytes.get(),
                 path: segment.path(),
-                damaged: segment.index.borrow().is_damaged(),
+                damaged: segment.index.borrow().has_damage(),
             })
             .collect();
         if segments.is_empty() {
@@ -231,8 +231,7 @@ impl Log {
         }
         let _work = self.work();
         segment.close();
-        let size = block_floor(segment.size_bytes.get());
-        if let Err(error) = self.pool.give_back(segment.path(), size, segment.next_offset.get()).await {
+        if let Err(error) = self.recycle(&segment, segment.path()).await {
             tracing::warn!("{}: cannot give the file back: {error}", segment.path().display());
         }
     }

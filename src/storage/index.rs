@@ -59,7 +59,7 @@ impl SegmentIndex {
     }
 
     /// Whether any bytes are known to be damaged.
-    pub fn is_damaged(&self) -> bool {
+    pub fn has_damage(&self) -> bool {
         !self.damaged.is_empty()
     }
 

@@ -11,7 +11,7 @@ use std::io::Read;
 
 use zerocopy::IntoBytes;
 
-use super::batch_builder::{XERIAL_HEADER, compress, reseal};
+use super::batch_builder::{GZIP_FAST, XERIAL_HEADER, compress, reseal};
 use super::primitives::Writer;
 use super::record_batch::{
     BATCH_HEADER_SIZE, BATCH_LENGTH_PREFIX_SIZE, BatchError, BatchHeader, BatchInfo, Compression,
@@ -143,7 +143,7 @@ impl OpenBatch {
         let empty = self.kept.is_empty();
         let codec =
             if empty { Compression::None } else { self.info.compression().unwrap_or(Compression::None) };
-        let payload = if empty { Vec::new() } else { compress(codec, self.xerial, &records) };
+        let payload = if empty { Vec::new() } else { compress(codec, self.xerial, GZIP_FAST, &records) };
         let newest = self.kept.iter().map(|(_, timestamp_ms)| *timestamp_ms).max();
         let mut info = self.info;
         info.attributes = info.attributes & !CODEC_MASK | codec as i16;

@@ -14,6 +14,7 @@
 //! Must not: allocate, or judge what a field means. UTF-8 is left to the decoder, which checks it without harm.
 
 use super::api_table::*;
+use super::gate_admin;
 use super::primitives::{Reader, WireError};
 
 /// Array elements one request may have, over all its arrays. A Metadata or ListOffsets request for every partition
@@ -73,8 +74,8 @@ pub(super) const fn within(since: i16, until: i16, kind: Kind) -> Field {
 }
 
 pub(super) const BOOL: Kind = Kind::Fixed(1);
-const I8: Kind = Kind::Fixed(1);
-const I16: Kind = Kind::Fixed(2);
+pub(super) const I8: Kind = Kind::Fixed(1);
+pub(super) const I16: Kind = Kind::Fixed(2);
 pub(super) const I32: Kind = Kind::Fixed(4);
 pub(super) const I64: Kind = Kind::Fixed(8);
 pub(super) const UUID: Kind = Kind::Fixed(16);
@@ -130,6 +131,42 @@ const LEADER_EPOCH_TOPIC: &[Field] =
     &[all(Kind::Str), all(Kind::Array(Element::Struct(LEADER_EPOCH_PARTITION)))];
 const LEADER_EPOCH_REQUEST: &[Field] = &[from(3, I32), all(Kind::Array(Element::Struct(LEADER_EPOCH_TOPIC)))];
 
+const TXN_TOPIC: &[Field] = &[all(Kind::Str), all(Kind::Array(I32_ELEMENT))];
+const ADD_PARTITIONS_TRANSACTION: &[Field] =
+    &[all(Kind::Str), all(I64), all(I16), all(BOOL), all(Kind::Array(Element::Struct(TXN_TOPIC)))];
+const ADD_PARTITIONS_REQUEST: &[Field] = &[
+    from(4, Kind::Array(Element::Struct(ADD_PARTITIONS_TRANSACTION))),
+    within(0, 3, Kind::Str),
+    within(0, 3, I64),
+    within(0, 3, I16),
+    within(0, 3, Kind::Array(Element::Struct(TXN_TOPIC))),
+];
+const ADD_OFFSETS_REQUEST: &[Field] = &[all(Kind::Str), all(I64), all(I16), all(Kind::Str)];
+const END_TXN_REQUEST: &[Field] = &[all(Kind::Str), all(I64), all(I16), all(BOOL)];
+const WRITE_MARKERS_MARKER: &[Field] =
+    &[all(I64), all(I16), all(BOOL), all(Kind::Array(Element::Struct(TXN_TOPIC))), all(I32)];
+const WRITE_MARKERS_REQUEST: &[Field] = &[all(Kind::Array(Element::Struct(WRITE_MARKERS_MARKER)))];
+const TXN_OFFSET_PARTITION: &[Field] = &[all(I32), all(I64), from(2, I32), all(Kind::NullableStr)];
+const TXN_OFFSET_TOPIC: &[Field] = &[all(Kind::Str), all(Kind::Array(Element::Struct(TXN_OFFSET_PARTITION)))];
+const TXN_OFFSET_COMMIT_REQUEST: &[Field] = &[
+    all(Kind::Str),
+    all(Kind::Str),
+    all(I64),
+    all(I16),
+    from(3, I32),
+    from(3, Kind::Str),
+    from(3, Kind::NullableStr),
+    all(Kind::Array(Element::Struct(TXN_OFFSET_TOPIC))),
+];
+const DESCRIBE_PRODUCERS_REQUEST: &[Field] = &[all(Kind::Array(Element::Struct(TXN_TOPIC)))];
+const DESCRIBE_TRANSACTIONS_REQUEST: &[Field] = &[all(Kind::Array(Element::Str))];
+const LIST_TRANSACTIONS_REQUEST: &[Field] = &[
+    all(Kind::Array(Element::Str)),
+    all(Kind::Array(Element::Fixed(8))),
+    from(1, I64),
+    from(2, Kind::NullableStr),
+];
+
 const DESCRIBE_CONFIGS_RESOURCE: &[Field] =
     &[all(I8), all(Kind::Str), all(Kind::NullableArray(Element::Str))];
 const DESCRIBE_CONFIGS_REQUEST: &[Field] =
@@ -166,12 +203,20 @@ fn schema(api_key: i16) -> Option<&'static [Field]> {
         DELETE_RECORDS => DELETE_RECORDS_REQUEST,
         INIT_PRODUCER_ID => INIT_PRODUCER_ID_REQUEST,
         OFFSET_FOR_LEADER_EPOCH => LEADER_EPOCH_REQUEST,
+        ADD_PARTITIONS_TO_TXN => ADD_PARTITIONS_REQUEST,
+        ADD_OFFSETS_TO_TXN => ADD_OFFSETS_REQUEST,
+        END_TXN => END_TXN_REQUEST,
+        WRITE_TXN_MARKERS => WRITE_MARKERS_REQUEST,
+        TXN_OFFSET_COMMIT => TXN_OFFSET_COMMIT_REQUEST,
+        DESCRIBE_PRODUCERS => DESCRIBE_PRODUCERS_REQUEST,
+        DESCRIBE_TRANSACTIONS => DESCRIBE_TRANSACTIONS_REQUEST,
+        LIST_TRANSACTIONS => LIST_TRANSACTIONS_REQUEST,
         DESCRIBE_CONFIGS => DESCRIBE_CONFIGS_REQUEST,
         DESCRIBE_LOG_DIRS => DESCRIBE_LOG_DIRS_REQUEST,
         CREATE_PARTITIONS => CREATE_PARTITIONS_REQUEST,
         DESCRIBE_CLUSTER => DESCRIBE_CLUSTER_REQUEST,
         DESCRIBE_TOPIC_PARTITIONS => TOPIC_PARTITIONS_REQUEST,
-        _ => return super::gate_groups::schema(api_key),
+        _ => return gate_admin::schema(api_key).or_else(|| super::gate_groups::schema(api_key)),
     })
 }
 
@@ -307,7 +352,35 @@ mod tests {
     /// `kafka-protocol` or a table changes.
     #[test]
     fn decoded_elements_are_at_most_the_promised_ratio_larger() {
+        use kafka_protocol::messages::{add_partitions_to_txn_request, describe_producers_request};
+        use kafka_protocol::messages::{txn_offset_commit_request, write_txn_markers_request};
         let cases = [
+            (
+                ADD_PARTITIONS_TO_TXN,
+                Element::Struct(TXN_TOPIC),
+                size_of::<add_partitions_to_txn_request::AddPartitionsToTxnTopic>(),
+            ),
+            (
+                WRITE_TXN_MARKERS,
+                Element::Struct(WRITE_MARKERS_MARKER),
+                size_of::<write_txn_markers_request::WritableTxnMarker>(),
+            ),
+            (
+                TXN_OFFSET_COMMIT,
+                Element::Struct(TXN_OFFSET_TOPIC),
+                size_of::<txn_offset_commit_request::TxnOffsetCommitRequestTopic>(),
+            ),
+            (
+                TXN_OFFSET_COMMIT,
+                Element::Struct(TXN_OFFSET_PARTITION),
+                size_of::<txn_offset_commit_request::TxnOffsetCommitRequestPartition>(),
+            ),
+            (
+                DESCRIBE_PRODUCERS,
+                Element::Struct(TXN_TOPIC),
+                size_of::<describe_producers_request::TopicRequest>(),
+            ),
+            (LIST_TRANSACTIONS, Element::Str, size_of::<StrBytes>()),
             (LIST_OFFSETS, Element::Struct(LIST_OFFSETS_PARTITION), size_of::<ListOffsetsPartition>()),
             (LIST_OFFSETS, Element::Struct(LIST_OFFSETS_TOPIC), size_of::<ListOffsetsTopic>()),
             (METADATA, Element::Struct(METADATA_TOPIC), size_of::<MetadataRequestTopic>()),
