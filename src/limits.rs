@@ -151,6 +151,18 @@ pub const REMOVAL_STEP_BYTES: u64 = 32 << 20;
 /// Pause between two cuts.
 pub const REMOVAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
+/// Slots of the log cleaner's key map, however small the budget: it must get on with something.
+pub const CLEANER_SLOTS_MIN: usize = 1024;
+
+/// Bytes of a segment that the log cleaner reads at a time; one larger batch is read whole.
+pub const CLEANER_READ_BYTES: usize = 1 << 20;
+
+/// Bytes that the log cleaner writes before it has them flushed: one large flush would hold up those of appends.
+pub const CLEANER_FLUSH_BYTES: u64 = 8 << 20;
+
+/// Cleaned segments that wait for their core; the cleaner waits with the next one.
+pub const CLEANER_STEPS_MAX: usize = 1;
+
 /// Accounts of quotas that one core keeps; peers can invent client ids.
 pub const QUOTA_METERS_MAX: usize = 10_000;
 

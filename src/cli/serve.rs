@@ -24,7 +24,7 @@ use crate::preflight;
 use crate::rt;
 use crate::shard::{
     CleanMark, CleanPartition, Control, Job, Mesh, Shard, ShardSetup, build_mesh, open_shard,
-    read_clean_mark, set_strays_aside, write_clean_mark,
+    read_clean_mark, set_strays_aside, start_cleaner, write_clean_mark,
 };
 use crate::storage::probe_disk;
 
@@ -75,6 +75,8 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
     let (mesh, inboxes) = build_mesh(config.cores.len());
     let control = Control::start(store, catalog.clone(), mesh.clone())
         .map_err(|error| vec![format!("cannot start the control thread: {error}")])?;
+    let cleaner =
+        start_cleaner(&config).map_err(|error| vec![format!("cannot start the cleaner threads: {error}")])?;
     let (ready, all_ready) = flume::bounded(config.cores.len());
     let mut cores = Vec::new();
     for (core, inbox) in inboxes.into_iter().enumerate() {
@@ -86,6 +88,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
             mesh: mesh.clone(),
             control: control.clone(),
             clean: clean.clone(),
+            cleaner: cleaner.clone(),
             tail_bytes: plan.tail_bytes,
             frame_bytes: plan.frame_bytes,
         };
@@ -227,6 +230,7 @@ async fn run_core(
         }
     });
     rt::spawn(shard.clone().housekeeping());
+    rt::spawn(shard.clone().cleaning());
     rt::spawn(shard.clone().fill_pool());
     rt::spawn(coordinator::serve(shard.clone()));
     for (listener, address) in addresses.into_iter().enumerate() {

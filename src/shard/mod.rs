@@ -4,6 +4,7 @@
 //! through `mesh`; the catalog snapshot is immutable and replaced as a whole by the control thread.
 //! It must not encode or decode requests.
 
+mod cleaning;
 mod control;
 mod lease;
 mod mesh;
@@ -25,9 +26,10 @@ use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
 use crate::quota::Quotas;
 use crate::rt;
-use crate::storage::{Log, LogResources, Recovered, Reign, SegmentSummary};
+use crate::storage::{Cleaner, Log, LogResources, Recovered, Reign, SegmentSummary};
 use crate::sync::Event;
 
+pub use cleaning::start_cleaner;
 pub use control::{Control, ControlError};
 pub use lease::{Lease, LeaseTable};
 pub use mesh::{Job, LocalFuture, Mesh, build as build_mesh};
@@ -60,6 +62,7 @@ pub struct Shard {
     /// Fires when the broker stops.
     pub stop: Event,
     resources: LogResources,
+    cleaner: Option<Cleaner>,
     config_now: RefCell<Arc<BrokerConfig>>,
     catalog: RefCell<Arc<Catalog>>,
     partitions: RefCell<HashMap<PartitionKey, Rc<Partition>>>,
@@ -306,6 +309,7 @@ impl Shard {
             let expiry_ms =
                 i64::try_from(self.config_now.borrow().producer_id_expiration_ms).unwrap_or(i64::MAX);
             for partition in all {
+                partition.log.roll_if_due(now_ms).await;
                 partition.log.apply_retention(now_ms).await;
                 partition.log.close_idle_files();
                 partition.log.expire_producers(now_ms.saturating_sub(expiry_ms));

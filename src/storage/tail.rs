@@ -161,8 +161,8 @@ impl Tail {
         }
     }
 
-    /// Drops the oldest chunk when all of it is written.
-    pub fn evict_oldest(&mut self, written: u64) -> Eviction {
+    /// Drops the oldest chunk when all of it is written. `active`: the segment that appends go to.
+    pub fn evict_oldest(&mut self, written: u64, active: Option<&Rc<Segment>>) -> Eviction {
         let Some(first) = self.chunks.front() else { return Eviction::Empty };
         if first.issued < first.filled || first.end() > written {
             return Eviction::Busy;
@@ -171,7 +171,8 @@ impl Tail {
         if self.chunks.is_empty() {
             let from = block_floor(chunk.filled as u64) as usize;
             let ends_segment = chunk.file_position + chunk.filled as u64 == chunk.segment.size_bytes.get();
-            if ends_segment {
+            // The block of a segment that has ended is nobody's beginning.
+            if ends_segment && active.is_some_and(|active| Rc::ptr_eq(active, &chunk.segment)) {
                 self.partial = chunk.buffer.bytes(from, chunk.filled).to_vec();
             }
             self.next_capacity = CHUNK_SIZE_MIN;
