@@ -20,8 +20,8 @@ pub mod describe_quorum;
 pub mod describe_topic_partitions;
 mod describe_transactions;
 mod dispatch;
-mod end_txn;
 mod dispatch_admin;
+mod end_txn;
 pub mod features;
 mod fetch;
 mod fetch_read;
@@ -33,12 +33,12 @@ mod list_offsets;
 pub mod metadata;
 mod offset_for_leader_epoch;
 pub(crate) mod produce;
-mod txn_admission;
-mod txn_errors;
-mod txn_offset_commit;
 pub mod replicas;
 pub mod telemetry;
 mod throttle;
+mod txn_admission;
+mod txn_errors;
+mod txn_offset_commit;
 
 pub use throttle::connection_pause_ms;
 

@@ -797,6 +797,10 @@ impl ConsumerImage {
         }
         group.target = self.target;
         group.target.retain(|id, _| group.members.contains_key(id));
+        // What was assigned is what the topics were like: a start alone is no reason for a new assignment.
+        for (topic, indexes) in group.target.values().flatten() {
+            *group.counts.entry(*topic).or_default() += indexes.len() as i32;
+        }
         group
     }
 }
