@@ -38,6 +38,19 @@ pub const INDEX_INTERVAL_BYTES_MIN: u64 = 32 << 10;
 /// Bytes that one cold read takes from disk.
 pub const COLD_READ_BYTES: usize = 1 << 20;
 
+/// Bytes of one read of a sequential cold reader; also the alignment of its reads.
+pub const READ_BLOCK_BYTES: usize = 1 << 20;
+
+/// Blocks that are read ahead of one sequential cold reader, at most.
+pub const READ_AHEAD_DEPTH_MAX: usize = 8;
+
+/// Blocks behind sequential readers that are kept for others who follow closely. Few: memory that is used again while
+/// it is in the processor's cache is filled and sent faster.
+pub const READ_BEHIND_BLOCKS: usize = 4;
+
+/// Memory of one core for blocks that are read ahead, bytes; never more than an eighth of its tail memory.
+pub const READ_AHEAD_BYTES_MAX: usize = 64 << 20;
+
 /// Tail memory of one core, whatever the budget: more does not serve consumers better, bytes.
 pub const TAIL_BYTES_MAX: usize = 1 << 30;
 
@@ -81,7 +94,10 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
 pub const TXN_VERIFICATIONS_PER_PARTITION_MAX: usize = 10_000;
 
 /// Transactional ids that one partition of `__transaction_state` holds; no more are taken.
-pub const TXN_IDS_PER_PARTITION_MAX: usize = 100_000;
+pub const TXN_IDS_PER_PARTITION_MAX: usize = 20_000;
+
+/// Longest transactional id, bytes: each is held in memory.
+pub const TXN_ID_BYTES_MAX: usize = 1024;
 
 /// How long a request waits for the step of its transactional id that is under way, milliseconds.
 pub const TXN_STEP_WAIT_MS: u64 = 1000;

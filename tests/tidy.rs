@@ -89,6 +89,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "src/config/machine.rs",
     "src/memory/blocks.rs",
     "src/memory/mod.rs",
+    "src/metrics/clock.rs",
     "src/net/connection.rs",
     "src/net/listener.rs",
     "src/net/send.rs",

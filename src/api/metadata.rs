@@ -196,7 +196,10 @@ mod tests {
             let partition = &seen.topics[0].partitions[2];
             assert_eq!((partition.partition_index, partition.leader_id.0), (2, 1));
             assert_eq!((partition.replica_nodes.len(), partition.isr_nodes.len()), (1, 1));
-            assert_eq!(partition.leader_epoch, if version >= 7 { 0 } else { -1 });
+            assert_eq!(
+                partition.leader_epoch,
+                if version >= 7 { catalog(&[("b", 1), ("a", 3)]).leader_epoch } else { -1 }
+            );
             assert_eq!(seen.brokers[0].port, 9092);
             assert_eq!(seen.controller_id.0, if version >= 1 { 1 } else { -1 });
             assert_eq!(seen.cluster_id.is_some(), version >= 2);

@@ -67,6 +67,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
     let addresses = resolve_listeners(&mut config)?;
     let admin_sockets = admin::bind(&config.admin_listeners).map_err(|text| vec![text])?;
     let config = Arc::new(config);
+    metrics::start_clock();
     abort_on_panic();
     block_stop_signals();
     let began = Instant::now();

@@ -301,6 +301,7 @@ impl Shard {
         loop {
             rt::sleep_ms(interval).await;
             let now_ms = rt::wall_ms();
+            self.resources.ahead.drop_idle();
             let all: Vec<_> = self.partitions.borrow().values().cloned().collect();
             let expiry_ms =
                 i64::try_from(self.config_now.borrow().producer_id_expiration_ms).unwrap_or(i64::MAX);

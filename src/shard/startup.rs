@@ -16,10 +16,11 @@ use uuid::Uuid;
 use super::{CleanPartition, Control, Mesh, PartitionKey, Sessions, Shard};
 use crate::catalog::Catalog;
 use crate::config::BrokerConfig;
-use crate::limits::POOL_PREFILL_BYTES_MAX;
+use crate::limits::{POOL_PREFILL_BYTES_MAX, READ_AHEAD_BYTES_MAX};
 use crate::net::FramePool;
 use crate::storage::{
-    DmaDisk, LogResources, Recovered, SegmentPool, SegmentSummary, TailCache, recover, write_small_blocking,
+    DmaDisk, LogResources, ReadAhead, Recovered, SegmentPool, SegmentSummary, TailCache, recover,
+    write_small_blocking,
 };
 use crate::sync::Event;
 
@@ -55,8 +56,13 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
     let pool_directory = setup.config.data_dir.join("pool").join(format!("core-{}", setup.core));
     let pool =
         SegmentPool::open(disk.clone(), &pool_directory, setup.config.segment_pool_bytes / cores as u64)?;
-    let resources =
-        LogResources { disk, pool, cache: TailCache::new(setup.tail_bytes), rounds: Default::default() };
+    let resources = LogResources {
+        disk,
+        pool,
+        cache: TailCache::new(setup.tail_bytes),
+        rounds: Default::default(),
+        ahead: ReadAhead::new(READ_AHEAD_BYTES_MAX.min(setup.tail_bytes / 8)),
+    };
     let shard = Rc::new(Shard {
         core: setup.core,
         config_now: RefCell::new(setup.config.clone()),

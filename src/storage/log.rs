@@ -18,6 +18,7 @@ use super::disk::{Disk, DiskFile};
 use super::group_commit::{Commit, FlushRounds};
 use super::index::SegmentSummary;
 use super::producers::Producers;
+use super::read_ahead::ReadAhead;
 use super::recovery::Recovered;
 use super::segment::Segment;
 use super::segment_pool::{PoolFile, SegmentPool};
@@ -118,6 +119,7 @@ pub struct Log {
     pub(super) pool: Rc<SegmentPool>,
     pub(super) cache: Rc<TailCache>,
     pub(super) rounds: Rc<FlushRounds>,
+    pub(super) ahead: Rc<ReadAhead>,
     /// No batch of the log has a lower leader epoch.
     pub(super) first_epoch: i32,
     pub(super) config: RefCell<LogConfig>,
@@ -149,6 +151,8 @@ pub struct LogResources {
     pub cache: Rc<TailCache>,
     /// The rounds in which the core's logs flush.
     pub rounds: Rc<FlushRounds>,
+    /// Blocks that are read ahead.
+    pub ahead: Rc<ReadAhead>,
 }
 
 impl Log {
@@ -187,6 +191,7 @@ impl Log {
             pool: resources.pool.clone(),
             cache: resources.cache.clone(),
             rounds: resources.rounds.clone(),
+            ahead: resources.ahead.clone(),
             first_epoch: recovered.reign.first_epoch,
             config: RefCell::new(config),
             state: RefCell::new(state),

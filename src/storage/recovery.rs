@@ -409,7 +409,10 @@ impl<'a> Scanner<'a> {
         let to_boundary = |at: u64| SECTOR_BYTES - at % SECTOR_BYTES;
         let end = self.position + batch.size_bytes as u64;
         let room = to_boundary(end) % SECTOR_BYTES;
-        if to_boundary(self.position) >= CRC_END || room < UNCHECKED_BYTES || end + room > self.file_size {
+        if to_boundary(self.position) >= CRC_END
+            || room < UNCHECKED_BYTES
+            || end + UNCHECKED_BYTES > self.file_size
+        {
             return Ok(false);
         }
         let reign = self.reign;

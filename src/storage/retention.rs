@@ -10,7 +10,6 @@ use std::rc::Rc;
 use super::log::{Log, LogError, LogState, NextFile};
 use super::segment::{Segment, index_file_name};
 use super::segment_pool::Stale;
-use super::tail::block_floor;
 use crate::rt;
 
 /// How often a file that is still being read is looked at again, milliseconds.
@@ -91,7 +90,7 @@ impl Log {
             return self.disk.remove(path).await;
         }
         let stale = Stale { end: segment.next_offset.get(), epoch: self.state.borrow().epoch_max };
-        self.pool.give_back(path, block_floor(segment.size_bytes.get()), stale).await
+        self.pool.give_back(path, segment.size_bytes.get(), stale).await
     }
 
     /// Ends the log: refuses everything from now on, waits for work in flight and takes its directory out

@@ -154,6 +154,59 @@ def _():
         assert_same(records, consume(topic, partition, OFFSET_BEGINNING, len(records)))
 
 
+def committed(topic, group="unused"):
+    """Values that a consumer of committed data reads from the start to the last stable offset."""
+    consumer = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": group, "enable.auto.commit": False,
+                         "enable.partition.eof": True, "isolation.level": "read_committed"})
+    consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+    out, deadline = [], now_ms() + WAIT_SECONDS_MAX * 1000
+    while now_ms() < deadline:
+        message = consumer.poll(1.0)
+        if message is not None and message.error() and message.error().name() == "_PARTITION_EOF":
+            break
+        if message is not None:
+            assert not message.error(), message.error()
+            out.append(message.value())
+    consumer.close()
+    return out
+
+
+@suite.case("transactions: commit, abort, offsets, fencing")
+def _():
+    topic = create("txn", 1)
+    config = {"bootstrap.servers": BOOTSTRAP, "transactional.id": topic + "-id", "linger.ms": 0}
+    producer = Producer(config)
+    producer.init_transactions(WAIT_SECONDS_MAX)
+    consumer = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": topic + "-group"})
+    want = []
+    for number in range(6):
+        producer.begin_transaction()
+        producer.produce(topic, value=b"v%d" % number, partition=0)
+        offsets = [TopicPartition(topic, 0, number)]
+        producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), WAIT_SECONDS_MAX)
+        if number % 2:
+            producer.commit_transaction(WAIT_SECONDS_MAX)
+            want.append(b"v%d" % number)
+        else:
+            producer.abort_transaction(WAIT_SECONDS_MAX)
+        stored = consumer.committed([TopicPartition(topic, 0)], WAIT_SECONDS_MAX)[0].offset
+        assert_eq(stored, number if number % 2 else (number - 1 if number else -1001), "committed offset")
+    assert_eq(committed(topic), want, "committed values")
+    producer.begin_transaction()
+    producer.produce(topic, value=b"lost", partition=0)
+    producer.flush(WAIT_SECONDS_MAX)
+    second = Producer(config)
+    second.init_transactions(WAIT_SECONDS_MAX)
+    try:
+        producer.commit_transaction(WAIT_SECONDS_MAX)
+    except Exception as error:
+        assert "FENCED" in str(error).upper() or "EPOCH" in str(error).upper(), error
+    else:
+        raise AssertionError("the first producer still commits")
+    assert_eq(committed(topic), want, "nothing of the fenced one")
+    consumer.close()
+
+
 @suite.case("acks 0, 1 and all")
 def _():
     topic = create("acks", 1)

@@ -163,6 +163,20 @@ def _():
         assert_eq(got, want and f"{topic}:0:{want}", time)
 
 
+@suite.case("kafka-transactions: list, describe, describe-producers, find-hanging")
+def _():
+    topic = create("txn", 1)
+    online("ProducerPerformance", "--topic", topic, "--num-records", "2000", "--record-size", "100", "--throughput",
+           "-1", "--transactional-id", topic + "-id", "--transaction-duration-ms", "100")
+    listed = online("TransactionsCommand", "list")
+    assert re.search(re.escape(topic) + r"-id\s+\d+\s+\d+\s+Complete(Commit|Abort)", listed), listed
+    described = online("TransactionsCommand", "describe", "--transactional-id", topic + "-id")
+    assert "Complete" in described, described
+    producers = online("TransactionsCommand", "describe-producers", "--topic", topic, "--partition", "0")
+    assert re.search(r"^\d+\s+\d+\s+\d+\s+-?\d+\s+\d+\s+None", producers, re.M), producers
+    online("TransactionsCommand", "find-hanging", "--topic", topic)
+
+
 def groups(*arguments):
     return online("consumer.group.ConsumerGroupCommand", *arguments)
 

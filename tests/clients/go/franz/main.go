@@ -180,6 +180,33 @@ func idempotence() {
 	}
 }
 
+func transactions() {
+	topic := create("txn", 1, nil)
+	id := topic + "-id"
+	producer := open(kgo.TransactionalID(id))
+	defer producer.Close()
+	var want []string
+	for i := range 6 {
+		Must(producer.BeginTransaction(), "begin")
+		value := "v" + string(rune('0'+i))
+		Must(producer.ProduceSync(ctx, &kgo.Record{Topic: topic, Partition: 0, Value: []byte(value)}).FirstErr(), "produce")
+		commit := i%2 == 1
+		if commit {
+			want = append(want, value)
+		}
+		Must(producer.EndTransaction(ctx, kgo.TransactionEndTry(commit)), "end")
+	}
+	reader := open(kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: start()}}))
+	defer reader.Close()
+	for i, r := range take(reader, len(want)) {
+		Equal(string(r.Value), want[i], "committed value")
+	}
+	described, err := admin.DescribeTransactions(ctx, id)
+	Must(err, "describe")
+	Equal(described[id].State, "CompleteCommit", "state")
+}
+
 func acknowledgements() {
 	topic := create("acks", 1, nil)
 	var sent []Rec
@@ -256,6 +283,7 @@ func main() {
 		Test("franz-go", "offsets by timestamp are exact inside a batch, compression "+codec, func() { timestamps(codec) })
 	}
 	Test("franz-go", "idempotent producer (its default)", idempotence)
+	Test("franz-go", "transactions: commit, abort, read committed, describe", transactions)
 	Test("franz-go", "acks 0, 1 and all", acknowledgements)
 	Test("franz-go", "consumer group, cooperative sticky", func() { group(kgo.CooperativeStickyBalancer()) })
 	Test("franz-go", "consumer group, range", func() { group(kgo.RangeBalancer()) })
