@@ -31,10 +31,6 @@ use crate::storage::probe_disk;
 /// Submission queue entries of each core's ring.
 const RING_DEPTH: usize = 1024;
 
-/// How long tasks run before the core looks at its rings. Longer and a core with much input reads all of it before it
-/// submits the first write; the disk then waits for the network and the network for the disk.
-const TASK_SLICE: Duration = Duration::from_micros(200);
-
 /// Threads of one core for directory work: an unlink of a large file must not delay a rename.
 const BLOCKING_THREADS: usize = 2;
 
@@ -93,7 +89,6 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
             .name(&format!("ringlog-{core}"))
             .io_memory(REGISTERED_BYTES)
             .ring_depth(RING_DEPTH)
-            .preempt_timer(TASK_SLICE)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .spawn(move || run_core(setup, inbox, addresses, ready))
             .map_err(|error| vec![format!("cannot start core {}: {error}", config.cores[core])])?;
