@@ -88,6 +88,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "src/memory/mod.rs",
     "src/net/connection.rs",
     "src/net/listener.rs",
+    "src/net/receive.rs",
     "src/net/send.rs",
     "src/preflight.rs",
     "src/shard/lease.rs",

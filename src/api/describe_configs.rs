@@ -4,7 +4,7 @@
 //! Owner: the core of the connection. Invariants: every key of the tables is described, set or not; a resource
 //! appears once in an answer however often it was asked for. Must not: keep defaults of its own.
 
-use super::control::{ItemError, text};
+use super::control::{ItemError, is_own_id, text};
 use crate::catalog::{Catalog, validate_topic_name};
 use crate::config::{BROKER_KEYS, BrokerConfig, KeySpec, Source, Synonym, TOPIC_KEYS, topic_value};
 use kafka_protocol::ResponseError;
@@ -100,7 +100,7 @@ fn describe(
         }
         // The empty name stands for dynamic defaults of all brokers. There are none.
         RESOURCE_BROKER if name.is_empty() => Ok(Vec::new()),
-        RESOURCE_BROKER if name.parse() == Ok(catalog.node_id) => {
+        RESOURCE_BROKER if name.parse::<i32>().is_ok_and(|id| is_own_id(broker, id)) => {
             let one = |spec| broker_entry(broker, spec, with_synonyms, documented);
             Ok(BROKER_KEYS.iter().filter(wanted).map(one).collect())
         }
