@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod net;
 pub mod partition;
 pub mod preflight;
+pub mod quota;
 pub mod rt;
 pub mod shard;
 pub mod storage;

@@ -101,6 +101,15 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
 /// Transactions of one partition that were verified with the coordinator and not begun.
 pub const TXN_VERIFICATIONS_PER_PARTITION_MAX: usize = 10_000;
 
+/// Transactional ids that one partition of `__transaction_state` holds; no more are taken.
+pub const TXN_IDS_PER_PARTITION_MAX: usize = 100_000;
+
+/// How long a request waits for the step of its transactional id that is under way, milliseconds.
+pub const TXN_STEP_WAIT_MS: u64 = 1000;
+
+/// Longest pause before the markers of a decided transaction are tried again, milliseconds.
+pub const TXN_MARKER_RETRY_MS_MAX: u64 = 1000;
+
 /// Batches remembered per producer and partition (Kafka's five in flight).
 pub const PRODUCER_BATCHES_KEPT: usize = 5;
 
@@ -147,6 +156,15 @@ pub const REMOVAL_STEP_BYTES: u64 = 32 << 20;
 /// Pause between two cuts.
 pub const REMOVAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
+/// Accounts of quotas that one core keeps; peers can invent client ids.
+pub const QUOTA_METERS_MAX: usize = 10_000;
+
+/// Longest pause a quota may ask a client for, milliseconds.
+pub const THROTTLE_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// Largest push of client metrics (KIP-714, Kafka's `telemetry.max.bytes`), bytes.
+pub const TELEMETRY_BYTES_MAX: usize = 1 << 20;
+
 /// Bytes of a coordinator's records that go into one batch of its log.
 pub const STATE_LOG_BATCH_BYTES_MAX: usize = 512 << 10;
 
@@ -155,3 +173,27 @@ pub const STATE_LOG_QUEUE_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes that replay of a coordinator's log reads at a time.
 pub const STATE_LOG_READ_BYTES: usize = 1 << 20;
+
+/// Groups that one partition of `__consumer_offsets` remembers.
+pub const GROUPS_PER_PARTITION_MAX: usize = 100_000;
+
+/// Members of one group, whatever the configuration says.
+pub const GROUP_MEMBERS_MAX: usize = 20_000;
+
+/// Bytes of metadata that the members of one group may have together, and of the assignments they get.
+pub const GROUP_METADATA_BYTES_MAX: usize = 4 << 20;
+
+/// Partitions for which one group may have committed an offset.
+pub const GROUP_OFFSETS_MAX: usize = 200_000;
+
+/// Longest sleep of a core's group timer, milliseconds.
+pub const GROUP_TIMER_MS_MAX: i64 = 1_000;
+
+/// Longest regular expression that a member may subscribe with, bytes.
+pub const GROUP_REGEX_BYTES_MAX: usize = 1_000;
+
+/// Different regular expressions in one group.
+pub const GROUP_REGEXES_MAX: usize = 100;
+
+/// Memory that one compiled regular expression may take, bytes.
+pub const REGEX_PROGRAM_BYTES_MAX: usize = 1 << 20;

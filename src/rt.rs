@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::sync::oneshot;
@@ -78,6 +79,13 @@ pub async fn quiesce() {
     while BLOCKING.get() > 0 {
         sleep_ms(1).await;
     }
+}
+
+/// A clock that never jumps, milliseconds: the wall clock as it was when this was first asked, and the time since.
+pub fn steady_ms() -> i64 {
+    static START: OnceLock<(Instant, i64)> = OnceLock::new();
+    let (began, wall_ms) = START.get_or_init(|| (Instant::now(), wall_ms()));
+    wall_ms + began.elapsed().as_millis() as i64
 }
 
 /// Wall clock, milliseconds since the Unix epoch (Kafka timestamps).

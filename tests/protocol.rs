@@ -276,7 +276,8 @@ fn batches_received_in_every_way_keep_their_order_and_their_bytes() {
                         let last = batch.len() - 1;
                         batch[last] ^= 1;
                     }
-                    let request = client::produce_request(&[("t", 0, &batch)], if turn % 3 == 0 { 1 } else { -1 });
+                    let request =
+                        client::produce_request(&[("t", 0, &batch)], if turn % 3 == 0 { 1 } else { -1 });
                     let frame = client::frame_of(turn as i32, PRODUCE_VERSION, &request);
                     let cut = if turn % 4 == 1 { frame.len() * (turn % 7) / 7 } else { 0 };
                     client.stream().write_all(&frame[..cut]).expect("sent");

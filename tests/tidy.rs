@@ -25,10 +25,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("config", &[]),
     ("catalog", &[]),
+    ("quota", &["catalog", "limits"]),
     ("preflight", &["config"]),
     ("storage", &["limits", "metrics", "rt", "sync", "wire"]),
     ("partition", &["config", "metrics", "rt", "storage", "sync", "wire"]),
-    ("shard", &["catalog", "config", "limits", "partition", "rt", "storage", "sync", "wire"]),
+    ("shard", &["catalog", "config", "limits", "partition", "quota", "rt", "storage", "sync", "wire"]),
     ("coordinator", &["catalog", "config", "limits", "partition", "rt", "shard", "storage", "sync", "wire"]),
     (
         "api",
@@ -39,6 +40,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "limits",
             "metrics",
             "partition",
+            "quota",
             "rt",
             "shard",
             "storage",
@@ -60,6 +62,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "preflight",
             "rt",
             "shard",
+            "wire",
         ],
     ),
 ];

@@ -1,7 +1,7 @@
 //! `ringlog-bench`: the load harness for any Kafka endpoint.
 //!
-//! Code map: `cli` (flags) → `commands`, `roofline`, `run`, `preset`, `knee`, `idle`, `gate` (what a command does) → `workload`
-//! (connections, threads, windows) → `generator`, `consumer`, `sink` (the loops) → `record` (samples) →
+//! Code map: `cli` (flags) → `commands`, `roofline`, `run`, `preset`, `knee`, `idle`, `gate` (what a command does) →
+//! `workload` (connections, threads, windows) → `generator`, `consumer`, `sink` (the loops) → `record` (samples) →
 //! `report`, `manifest` (results). Below them: `frame`, `batch`, `fetch_walk`, `kafka`, `wire` (bytes),
 //! `schedule` (open loop), `disk`, `ring`, `sys` (the machine), `limits`, `error`.
 //!

@@ -1,12 +1,18 @@
-//! DescribeConfigs (key 32, versions 1 to 4): the effective configuration of topics and of this broker, with
-//! sources, synonyms, types and documentation.
+//! DescribeConfigs (key 32, versions 1 to 4): the effective configuration of topics, of this broker, of groups and
+//! of client metrics subscriptions, with sources, synonyms, types and documentation.
 //!
 //! Owner: the core of the connection. Invariants: every key of the tables is described, set or not; a resource
 //! appears once in an answer however often it was asked for. Must not: keep defaults of its own.
 
+use super::alter_configs::{
+    BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC, unexpected_broker, unknown_topic,
+};
 use super::control::{ItemError, is_own_id, text};
-use crate::catalog::{Catalog, validate_topic_name};
-use crate::config::{BROKER_KEYS, BrokerConfig, KeySpec, Source, Synonym, TOPIC_KEYS, topic_value};
+use crate::catalog::{Catalog, ResourceKind};
+use crate::config::{
+    BROKER_KEYS, BrokerConfig, CLIENT_METRICS_KEYS, GROUP_KEYS, KeySpec, Source, Synonym, TOPIC_KEYS,
+    broker_key, is_dynamic, topic_value,
+};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
@@ -16,14 +22,16 @@ use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use kafka_protocol::protocol::StrBytes;
 use std::collections::{BTreeMap, HashSet};
 
-const RESOURCE_TOPIC: i8 = 2;
-const RESOURCE_BROKER: i8 = 4;
-const RESOURCE_BROKER_LOGGER: i8 = 8;
-
 const SOURCE_TOPIC: i8 = 1;
+const SOURCE_DYNAMIC_BROKER: i8 = 2;
+const SOURCE_DYNAMIC_DEFAULT: i8 = 3;
 const SOURCE_STATIC_BROKER: i8 = 4;
 const SOURCE_DEFAULT: i8 = 5;
+const SOURCE_CLIENT_METRICS: i8 = 7;
+const SOURCE_GROUP: i8 = 8;
 
+/// Kafka's number of the type STRING.
+const CONFIG_TYPE_STRING: i8 = 2;
 /// The first version that carries types and documentation.
 const DOCUMENTATION_VERSION_MIN: i16 = 3;
 
@@ -82,33 +90,41 @@ fn describe(
         resource.configuration_keys.as_ref().map(|keys| keys.iter().map(StrBytes::as_str).collect());
     let wanted = |spec: &&KeySpec| asked.as_ref().is_none_or(|keys| keys.contains(spec.name));
     match resource.resource_type {
-        RESOURCE_TOPIC => {
-            let Some(topic) = catalog.topic(name) else {
-                return Err(match validate_topic_name(name) {
-                    Ok(()) => ItemError::new(
-                        ResponseError::UnknownTopicOrPartition,
-                        "This server does not host this topic-partition.",
-                    ),
-                    Err(why) => {
-                        let message = format!("Topic name is invalid: {why}");
-                        ItemError::new(ResponseError::InvalidTopicException, message)
-                    }
-                });
-            };
+        TOPIC => {
+            let Some(topic) = catalog.topic(name) else { return Err(unknown_topic(name)) };
             let one = |spec| topic_entry(broker, &topic.configs, spec, with_synonyms, documented);
             Ok(TOPIC_KEYS.iter().filter(wanted).map(one).collect())
         }
-        // The empty name stands for dynamic defaults of all brokers. There are none.
-        RESOURCE_BROKER if name.is_empty() => Ok(Vec::new()),
-        RESOURCE_BROKER if name.parse::<i32>().is_ok_and(|id| is_own_id(broker, id)) => {
-            let one = |spec| broker_entry(broker, spec, with_synonyms, documented);
-            Ok(BROKER_KEYS.iter().filter(wanted).map(one).collect())
+        // The empty name stands for the dynamic defaults of all brokers: only what is set is described.
+        BROKER if name.is_empty() => {
+            let set = dynamic_entries(catalog, "", SOURCE_DYNAMIC_DEFAULT, documented, |_| true);
+            Ok(set
+                .filter(|entry| asked.as_ref().is_none_or(|keys| keys.contains(entry.name.as_str())))
+                .collect())
         }
-        RESOURCE_BROKER => invalid(format!(
-            "Unexpected broker id, expected {} or empty string, but received {name}",
-            catalog.node_id
-        )),
-        RESOURCE_BROKER_LOGGER => invalid("this broker has no loggers to describe".to_owned()),
+        BROKER if name.parse::<i32>().is_ok_and(|id| is_own_id(broker, id)) => {
+            let one = |spec| broker_entry(broker, spec, with_synonyms, documented);
+            let mut entries: Vec<_> = BROKER_KEYS.iter().filter(wanted).map(one).collect();
+            let unlisted =
+                |key: &str| broker_key(key).is_none() && asked.as_ref().is_none_or(|keys| keys.contains(key));
+            entries.extend(dynamic_entries(catalog, name, SOURCE_DYNAMIC_BROKER, documented, unlisted));
+            Ok(entries)
+        }
+        BROKER => invalid(unexpected_broker(catalog, name)),
+        BROKER_LOGGER => invalid("this broker has no loggers to describe".to_owned()),
+        CLIENT_METRICS | GROUP if name.is_empty() => {
+            invalid("the name of the resource must not be empty".to_owned())
+        }
+        CLIENT_METRICS | GROUP => {
+            let (kind, keys, source) = if resource.resource_type == GROUP {
+                (ResourceKind::Group, GROUP_KEYS, SOURCE_GROUP)
+            } else {
+                (ResourceKind::ClientMetrics, CLIENT_METRICS_KEYS, SOURCE_CLIENT_METRICS)
+            };
+            let set = catalog.dynamic.configs(kind, name);
+            let one = |spec| resource_entry(set, spec, source, with_synonyms, documented);
+            Ok(keys.iter().filter(wanted).map(one).collect())
+        }
         other => invalid(format!("resource type {other} cannot be described")),
     }
 }
@@ -148,10 +164,56 @@ fn broker_entry(
     let known = broker.settings.synonyms(&names);
     let source = known.first().map_or(SOURCE_DEFAULT, |synonym| wire_source(synonym.source));
     let synonyms = if with_synonyms { known.iter().map(broker_synonym).collect() } else { Vec::new() };
-    // Nothing of the broker can be changed while it runs.
     entry(spec, broker.value(spec.name), documented)
-        .with_read_only(true)
+        .with_read_only(!is_dynamic(spec.name))
         .with_config_source(source)
+        .with_synonyms(synonyms)
+}
+
+/// What is set dynamically for a broker (or for all, by the empty name), as far as `wanted` accepts the key.
+fn dynamic_entries(
+    catalog: &Catalog,
+    broker: &str,
+    source: i8,
+    documented: bool,
+    wanted: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = DescribeConfigsResourceResult> {
+    let set = catalog.dynamic.configs(ResourceKind::Broker, broker).into_iter().flatten();
+    set.filter(move |(name, _)| wanted(name)).map(move |(name, value)| {
+        let described = match broker_key(name) {
+            Some(spec) => entry(spec, Some(value.clone()), documented),
+            // One of Kafka's keys that has no effect here.
+            None => DescribeConfigsResourceResult::default()
+                .with_name(text(name.as_str()))
+                .with_value(Some(text(value.as_str())))
+                .with_config_type(CONFIG_TYPE_STRING)
+                .with_documentation(None),
+        };
+        let own = DescribeConfigsSynonym::default()
+            .with_name(text(name.as_str()))
+            .with_value(Some(text(value.as_str())))
+            .with_source(source);
+        described.with_config_source(source).with_synonyms(vec![own])
+    })
+}
+
+/// A key of a group or of a client metrics subscription.
+fn resource_entry(
+    set: Option<&BTreeMap<String, String>>,
+    spec: &'static KeySpec,
+    source: i8,
+    with_synonyms: bool,
+    documented: bool,
+) -> DescribeConfigsResourceResult {
+    let default = spec.default.unwrap_or_default();
+    let own = set.and_then(|configs| configs.get(spec.name));
+    let mut synonyms = Vec::new();
+    if with_synonyms {
+        synonyms.extend(own.map(|value| synonym(spec.name, value, source)));
+        synonyms.push(synonym(spec.name, default, SOURCE_DEFAULT));
+    }
+    entry(spec, Some(own.map_or(default, String::as_str).to_owned()), documented)
+        .with_config_source(if own.is_some() { source } else { SOURCE_DEFAULT })
         .with_synonyms(synonyms)
 }
 
@@ -178,6 +240,8 @@ fn wire_source(source: Source) -> i8 {
     match source {
         Source::Default => SOURCE_DEFAULT,
         Source::File | Source::Environment | Source::Flag => SOURCE_STATIC_BROKER,
+        Source::DynamicDefault => SOURCE_DYNAMIC_DEFAULT,
+        Source::DynamicBroker => SOURCE_DYNAMIC_BROKER,
     }
 }
 
@@ -185,6 +249,7 @@ fn wire_source(source: Source) -> i8 {
 mod tests {
     use super::super::control::tests::{broker, catalog, seen_by_client};
     use super::*;
+    use crate::catalog::CatalogChange;
 
     fn resource(kind: i8, name: &str) -> DescribeConfigsResource {
         DescribeConfigsResource::default()
@@ -244,10 +309,56 @@ mod tests {
         let broker = &seen.results[0];
         assert_eq!(broker.configs.len(), BROKER_KEYS.len());
         let size = find(broker, "message.max.bytes");
-        assert_eq!((size.value.as_deref(), size.config_source, size.read_only), (Some("77"), 4, true));
+        assert_eq!((size.value.as_deref(), size.config_source, size.read_only), (Some("77"), 4, false));
+        assert!(find(broker, "node.id").read_only);
         assert_eq!(find(broker, "log.retention.ms").value, None);
         let codes: Vec<_> = seen.results.iter().map(|r| (r.error_code, r.configs.is_empty())).collect();
         assert_eq!(codes, [(0, false), (0, true), (42, true), (42, true)]);
+    }
+
+    #[test]
+    fn what_is_set_at_run_time_is_told_apart() {
+        let set = |kind, name: &str, key: &str, value: &str| CatalogChange::SetConfigs {
+            kind,
+            name: name.to_owned(),
+            configs: [(key.to_owned(), value.to_owned())].into(),
+        };
+        let catalog = catalog(&[("a", 1)])
+            .apply(&[
+                set(ResourceKind::Broker, "", "message.max.bytes", "88"),
+                set(ResourceKind::Broker, "1", "leader.replication.throttled.rate", "5"),
+                set(ResourceKind::Group, "g", "consumer.session.timeout.ms", "50000"),
+            ])
+            .expect("applies");
+        let dynamic = &catalog.dynamic;
+        let broker = broker(&[("message.max.bytes", "77")]).with_dynamic(
+            dynamic.configs(ResourceKind::Broker, ""),
+            dynamic.configs(ResourceKind::Broker, "1"),
+        );
+        let request = DescribeConfigsRequest::default()
+            .with_resources(vec![
+                resource(2, "a"),
+                resource(4, "1"),
+                resource(4, ""),
+                resource(32, "g"),
+                resource(16, "m"),
+            ])
+            .with_include_synonyms(true);
+        let seen = seen_by_client(&respond(&catalog, &broker, &request, 4), 4);
+        let size = find(&seen.results[0], "max.message.bytes");
+        assert_eq!((size.value.as_deref(), size.config_source), (Some("88"), 3));
+        let expected = [
+            ("message.max.bytes", "88", 3),
+            ("message.max.bytes", "77", 4),
+            ("message.max.bytes", "1048588", 5),
+        ];
+        assert_eq!(synonyms(find(&seen.results[1], "message.max.bytes")), expected);
+        let throttle = find(&seen.results[1], "leader.replication.throttled.rate");
+        assert_eq!((throttle.config_source, throttle.read_only), (2, false));
+        assert_eq!(seen.results[2].configs.len(), 1);
+        let session = find(&seen.results[3], "consumer.session.timeout.ms");
+        assert_eq!((session.value.as_deref(), session.config_source), (Some("50000"), 8));
+        assert_eq!(find(&seen.results[4], "interval.ms").config_source, 5);
     }
 
     #[test]
@@ -258,7 +369,7 @@ mod tests {
             text("retention.ms"),
         ]));
         let unknown =
-            [resource(2, "b"), resource(2, "b/c"), resource(8, "1"), resource(16, "m"), resource(0, "")];
+            [resource(2, "b"), resource(2, "b/c"), resource(8, "1"), resource(16, ""), resource(0, "")];
         let seen = ask([vec![chosen], unknown.to_vec()].concat(), 4);
         assert_eq!(seen.results[0].configs.len(), 1);
         let codes: Vec<i16> = seen.results[1..].iter().map(|r| r.error_code).collect();

@@ -16,9 +16,10 @@ use kafka_protocol::protocol::{Decodable, Encodable};
 
 use super::control::NodeInfo;
 use super::{
-    Call, ConnectionContext, Handled, Outcome, Refusal, api_versions, create_partitions, create_topics,
-    delete_topics, describe_cluster, describe_configs, describe_log_dirs, describe_topic_partitions,
-    find_coordinator, init_producer_id, list_offsets, metadata, offset_for_leader_epoch,
+    Call, ConnectionContext, Handled, Outcome, Refusal, add_partitions_to_txn, api_versions,
+    create_partitions, create_topics, delete_topics, describe_cluster, describe_configs, describe_log_dirs,
+    describe_topic_partitions, describe_transactions, end_txn, find_coordinator, init_producer_id,
+    list_offsets, metadata, offset_for_leader_epoch, txn_offset_commit,
 };
 use crate::catalog::{Catalog, CatalogChange};
 use crate::rt;
@@ -32,12 +33,12 @@ fn ranges() -> Vec<(i16, i16, i16)> {
     SUPPORTED.iter().map(|range| (range.key, range.min, range.max)).collect()
 }
 
-fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
+pub(super) fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
     gate::check(call.api_key, call.version, body)?;
     T::decode(&mut Bytes::copy_from_slice(body), call.version).map_err(|_| Refusal::Malformed)
 }
 
-fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
+pub(super) fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
     let mut body = BytesMut::new();
     if let Err(error) = response.encode(&mut body, call.version) {
         // Our own response does not fit its own schema: a mistake of ours, seen by the client as a cut.
@@ -58,7 +59,7 @@ pub(super) fn api_versions(catalog: &Catalog, call: Call, body: &[u8]) -> Outcom
     Ok(encode(call, &api_versions::respond(&ranges(), catalog, &request, call.version)))
 }
 
-fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeInfo {
+pub(super) fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeInfo {
     let shard = &context.shard;
     let listener = shard.config.listeners.get(context.listener);
     NodeInfo {
@@ -85,7 +86,10 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         api_table::CREATE_PARTITIONS => create_partitions(shard, call, decode(call, body)?).await,
         api_table::DESCRIBE_CONFIGS => {
             let request: DescribeConfigsRequest = decode(call, body)?;
-            Ok(encode(call, &describe_configs::respond(&catalog, &shard.config, &request, call.version)))
+            Ok(encode(
+                call,
+                &describe_configs::respond(&catalog, &shard.config_now(), &request, call.version),
+            ))
         }
         api_table::DESCRIBE_CLUSTER => {
             let request: DescribeClusterRequest = decode(call, body)?;
@@ -114,21 +118,64 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         }
         api_table::FIND_COORDINATOR => {
             let request: FindCoordinatorRequest = decode(call, body)?;
+            let ready = find_coordinator::prepare(shard, &request).await;
             Ok(encode(
                 call,
-                &find_coordinator::respond(&node_info(context, &catalog), &request, call.version),
+                &find_coordinator::respond(&node_info(context, &catalog), &request, call.version, ready),
             ))
         }
         api_table::INIT_PRODUCER_ID => {
             let request: InitProducerIdRequest = decode(call, body)?;
-            Ok(encode(call, &init_producer_id::respond(shard, &request).await))
+            Ok(encode(call, &init_producer_id::respond(shard, &request, call.version).await))
         }
-        _ => Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }.into()),
+        api_table::ADD_PARTITIONS_TO_TXN
+        | api_table::ADD_OFFSETS_TO_TXN
+        | api_table::END_TXN
+        | api_table::WRITE_TXN_MARKERS
+        | api_table::TXN_OFFSET_COMMIT
+        | api_table::DESCRIBE_PRODUCERS
+        | api_table::DESCRIBE_TRANSACTIONS
+        | api_table::LIST_TRANSACTIONS => transactional(shard, call, body).await,
+        _ => super::dispatch_admin::handle(context, call, body).await,
     }
 }
 
+/// The APIs of transactions.
+async fn transactional(shard: &ShardRef, call: Call, body: &[u8]) -> Outcome {
+    Ok(match call.api_key {
+        api_table::ADD_PARTITIONS_TO_TXN => {
+            let response = add_partitions_to_txn::respond(shard, decode(call, body)?, call.version).await;
+            encode(call, &response)
+        }
+        api_table::ADD_OFFSETS_TO_TXN => {
+            let request = decode(call, body)?;
+            encode(call, &add_partitions_to_txn::respond_offsets(shard, &request, call.version).await)
+        }
+        api_table::END_TXN => {
+            encode(call, &end_txn::respond(shard, &decode(call, body)?, call.version).await)
+        }
+        api_table::WRITE_TXN_MARKERS => encode(call, &end_txn::write(shard, &decode(call, body)?).await),
+        api_table::TXN_OFFSET_COMMIT => {
+            let response = txn_offset_commit::respond(shard, decode(call, body)?, call.version).await;
+            encode(call, &response)
+        }
+        api_table::DESCRIBE_PRODUCERS => {
+            encode(call, &describe_transactions::producers(shard, &decode(call, body)?).await)
+        }
+        api_table::DESCRIBE_TRANSACTIONS => {
+            encode(call, &describe_transactions::describe(shard, &decode(call, body)?).await)
+        }
+        api_table::LIST_TRANSACTIONS => {
+            encode(call, &describe_transactions::list(shard, &decode(call, body)?, call.version).await)
+        }
+        _ => {
+            return Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }.into());
+        }
+    })
+}
+
 /// Lets the control thread make and carry out a plan on the newest catalog; the plan comes back.
-async fn planned<P: Send + 'static>(
+pub(super) async fn planned<P: Send + 'static>(
     shard: &Shard,
     make: impl FnOnce(&Catalog) -> (P, Vec<CatalogChange>) + Send + 'static,
 ) -> Result<(P, Result<(), String>), ControlError> {
@@ -165,7 +212,7 @@ async fn metadata(context: &ConnectionContext, call: Call, request: MetadataRequ
 }
 
 async fn create_topics(shard: &ShardRef, call: Call, request: CreateTopicsRequest) -> Outcome {
-    let config = shard.config.clone();
+    let config = shard.config_now();
     let (plan, outcome) = planned(shard, move |catalog| {
         let mut plan = create_topics::plan(catalog, &config, &request, call.version, rt::wall_ms());
         let changes = std::mem::take(&mut plan.changes);

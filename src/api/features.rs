@@ -29,8 +29,11 @@ pub struct Feature {
 /// Every feature, by name. One line each; Java clients read them from ApiVersions (`transaction.version` 2 switches
 /// on KIP-890's second part, `group.version` 1 is KIP-848).
 pub const FEATURES: &[Feature] = &[
+    Feature { name: "group.version", min: 0, max: 1 },
     // 3.3-IV3 to 4.1-IV1, the range of Kafka 4.1.
     Feature { name: "metadata.version", min: 7, max: 27 },
+    // 1: flexible records; 2: an epoch for each transaction (KIP-890). Clients choose by the level.
+    Feature { name: "transaction.version", min: 0, max: 2 },
 ];
 
 /// The first version of ApiVersions whose clients understand a lowest level of 0 (KAFKA-17011).
@@ -189,7 +192,8 @@ mod tests {
             let seen = seen_by_client(&announce(&catalog, version, ApiVersionsResponse::default()), version);
             assert_eq!(seen.supported_features.len(), FEATURES.len());
             assert!(seen.supported_features.iter().all(|f| f.min_version >= 1 || version >= 4));
-            assert_eq!(seen.finalized_features[0].max_version_level, 27);
+            let metadata = seen.finalized_features.iter().find(|f| f.name.as_str() == "metadata.version");
+            assert_eq!(metadata.map(|f| f.max_version_level), Some(27));
         }
         let lower = plan(&catalog, &update("metadata.version", 25, 2), 1);
         let catalog = catalog.apply(&lower.changes).expect("applies");

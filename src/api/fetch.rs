@@ -18,6 +18,7 @@ use crate::metrics::{self, Counter, Series};
 use crate::net::Outgoing;
 use crate::rt;
 use crate::shard::{SessionContext, SessionError, Shard};
+use crate::storage::Isolation;
 use crate::sync::Event;
 use crate::wire::api_table::FETCH;
 use crate::wire::fetch::{FetchPartition, FetchPartitionHead, FetchRequest, FetchResponseEncoder};
@@ -37,7 +38,8 @@ pub(super) fn unsupported_version(call: Call) -> Outgoing {
 }
 
 pub(super) fn handle(context: &ConnectionContext, call: Call, body: &[u8]) -> Outcome {
-    let request = FetchRequest::decode(body, call.version)?;
+    let mut request = FetchRequest::decode(body, call.version)?;
+    request.max_bytes = request.max_bytes.min(context.fetch_bytes_max());
     let shard = context.shard.clone();
     Ok(Handled::Making(Box::pin(async move { answer(&shard, call, request).await })))
 }
@@ -93,7 +95,9 @@ async fn read_until_enough(
     let deadline = Instant::now() + Duration::from_millis(wait_ms as u64);
     let wanted: Vec<Wanted> = {
         let catalog = shard.catalog();
-        partitions.iter().map(|fetch| Wanted::resolve(shard, &catalog, fetch)).collect()
+        let isolation =
+            if request.isolation_level == 1 { Isolation::Committed } else { Isolation::Uncommitted };
+        partitions.iter().map(|fetch| Wanted::resolve(shard, &catalog, fetch, isolation)).collect()
     };
     loop {
         let since_ns = metrics::now_ns();
@@ -105,11 +109,8 @@ async fn read_until_enough(
         if size >= min_bytes || failed || wait_ms == 0 || now >= deadline || shard.is_stopping() {
             return reads;
         }
-        let items: Vec<WatchItem> = wanted
-            .iter()
-            .zip(&reads)
-            .map(|(wanted, read)| WatchItem::new(wanted, read.high_watermark))
-            .collect();
+        let items: Vec<WatchItem> =
+            wanted.iter().zip(&reads).map(|(wanted, read)| WatchItem::new(wanted, read)).collect();
         drop(reads);
         let since_ns = metrics::now_ns();
         park(shard, items, deadline).await;
@@ -201,7 +202,7 @@ fn reply(
                 high_watermark: read.high_watermark,
                 last_stable_offset: read.last_stable_offset,
                 log_start_offset: read.log_start_offset,
-                aborted: None,
+                aborted: read.aborted.as_deref(),
                 preferred_read_replica: -1,
                 diverging_epoch: read.diverging,
                 records_len: Some(read.size_bytes as u32),

@@ -11,7 +11,7 @@ use crate::catalog::Catalog;
 use crate::net::Payload;
 use crate::partition::{Partition, Watched, wait_for_data};
 use crate::shard::{Lease, Shard};
-use crate::storage::{LogError, ReadOutcome};
+use crate::storage::{Isolation, LogError, ReadOutcome};
 use crate::sync::Wait;
 use crate::wire::TopicKey;
 use crate::wire::fetch::FetchPartition;
@@ -32,6 +32,7 @@ pub(super) struct Wanted {
     owner: usize,
     offset: i64,
     max_bytes: usize,
+    isolation: Isolation,
     current_leader_epoch: i32,
     last_fetched_epoch: i32,
     /// The topic or partition is not in the catalog.
@@ -39,7 +40,12 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn resolve(shard: &Shard, catalog: &Catalog, fetch: &FetchPartition) -> Wanted {
+    pub(super) fn resolve(
+        shard: &Shard,
+        catalog: &Catalog,
+        fetch: &FetchPartition,
+        isolation: Isolation,
+    ) -> Wanted {
         let (topic, unknown) = match &fetch.topic {
             TopicKey::Name(name) => (catalog.topic(name), UNKNOWN_TOPIC_OR_PARTITION),
             TopicKey::Id(id) => (catalog.topic_by_id(*id), UNKNOWN_TOPIC_ID),
@@ -52,6 +58,7 @@ impl Wanted {
             owner: if exists { shard.owner_of(topic_id, fetch.partition) } else { shard.core },
             offset: fetch.fetch_offset,
             max_bytes: fetch.max_bytes.max(0) as usize,
+            isolation,
             current_leader_epoch: fetch.current_leader_epoch,
             last_fetched_epoch: fetch.last_fetched_epoch,
             error_code: match (topic, exists) {
@@ -70,6 +77,8 @@ pub(super) struct PartitionRead {
     pub(super) last_stable_offset: i64,
     pub(super) log_start_offset: i64,
     pub(super) diverging: Option<(i32, i64)>,
+    /// Aborted transactions among the records, for readers of committed data.
+    pub(super) aborted: Option<Vec<(i64, i64)>>,
     pub(super) size_bytes: usize,
     pub(super) payload: Option<Payload>,
 }
@@ -82,6 +91,7 @@ impl PartitionRead {
             last_stable_offset: -1,
             log_start_offset: -1,
             diverging: None,
+            aborted: None,
             size_bytes: 0,
             payload: None,
         }
@@ -95,13 +105,13 @@ struct FarRead {
     lease: Option<Lease>,
 }
 
-#[derive(Clone, Copy)]
 struct PartitionHead {
     error_code: i16,
     high_watermark: i64,
     last_stable_offset: i64,
     log_start_offset: i64,
     diverging: Option<(i32, i64)>,
+    aborted: Option<Vec<(i64, i64)>>,
     size_bytes: usize,
 }
 
@@ -113,6 +123,7 @@ impl PartitionHead {
             last_stable_offset: self.last_stable_offset,
             log_start_offset: self.log_start_offset,
             diverging: self.diverging,
+            aborted: self.aborted,
             size_bytes: self.size_bytes,
             payload,
         }
@@ -183,6 +194,7 @@ async fn read_one(shard: &Rc<Shard>, wanted: &Wanted, budget: &mut Budget) -> (P
             last_stable_offset: -1,
             log_start_offset: -1,
             diverging: None,
+            aborted: None,
             size_bytes: 0,
         };
         (head, ReadOutcome::default())
@@ -202,13 +214,14 @@ async fn read_one(shard: &Rc<Shard>, wanted: &Wanted, budget: &mut Budget) -> (P
         last_stable_offset: partition.last_stable_offset(),
         log_start_offset: partition.log.log_start_offset(),
         diverging: diverging(&partition, wanted),
+        aborted: (wanted.isolation == Isolation::Committed).then(Vec::new),
         size_bytes: 0,
     };
     let max_bytes = wanted.max_bytes.min(budget.left);
     if head.diverging.is_some() || (max_bytes == 0 && !budget.empty) {
         return (head, ReadOutcome::default());
     }
-    let outcome = match partition.log.read(wanted.offset, max_bytes).await {
+    let outcome = match partition.log.read_isolated(wanted.offset, max_bytes, wanted.isolation).await {
         Ok(outcome) => outcome,
         Err(LogError::OutOfRange(_)) => {
             head.error_code = OFFSET_OUT_OF_RANGE;
@@ -223,6 +236,9 @@ async fn read_one(shard: &Rc<Shard>, wanted: &Wanted, budget: &mut Budget) -> (P
         return (head, ReadOutcome::default());
     }
     budget.spend(outcome.size_bytes);
+    if outcome.size_bytes > 0 && wanted.isolation == Isolation::Committed {
+        head.aborted = Some(partition.log.aborted_among(wanted.offset, outcome.end_position));
+    }
     head.size_bytes = outcome.size_bytes;
     (head, outcome)
 }
@@ -252,16 +268,23 @@ pub(super) struct WatchItem {
     topic_id: Uuid,
     partition: i32,
     pub(super) owner: usize,
-    high_watermark_seen: i64,
+    isolation: Isolation,
+    end_seen: i64,
 }
 
 impl WatchItem {
-    pub(super) fn new(wanted: &Wanted, high_watermark_seen: i64) -> WatchItem {
+    pub(super) fn new(wanted: &Wanted, read: &PartitionRead) -> WatchItem {
+        let isolation = wanted.isolation;
+        let end_seen = match isolation {
+            Isolation::Uncommitted => read.high_watermark,
+            Isolation::Committed => read.last_stable_offset,
+        };
         WatchItem {
             topic_id: wanted.topic_id,
             partition: wanted.partition,
             owner: wanted.owner,
-            high_watermark_seen,
+            isolation,
+            end_seen,
         }
     }
 }
@@ -272,7 +295,8 @@ pub(super) async fn watch(shard: &Rc<Shard>, items: &[WatchItem], cancel: Wait<'
     for item in items {
         match shard.partition(item.topic_id, item.partition) {
             Some(partition) => {
-                watched.push(Watched { partition, high_watermark_seen: item.high_watermark_seen });
+                let (isolation, end_seen) = (item.isolation, item.end_seen);
+                watched.push(Watched { partition, isolation, end_seen });
             }
             None => return,
         }

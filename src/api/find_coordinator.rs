@@ -1,7 +1,7 @@
 //! FindCoordinator (key 10, versions 0 to 6): who coordinates a group or a transaction — on one node, it.
 //!
-//! Owner: the connection's core; a pure function. It is here before groups are, because librdkafka takes
-//! a broker without it for one too old for LZ4 and sends those batches uncompressed.
+//! Owner: the connection's core. Invariant: the internal topic behind an answer exists, so that what the client asks
+//! next is served. Must not: tell clients about cores; the node finds the right one by itself.
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
@@ -9,14 +9,26 @@ use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinator
 use kafka_protocol::protocol::StrBytes;
 
 use super::control::{NodeInfo, text};
+use crate::coordinator::InternalTopic;
+use crate::shard::Shard;
 
 /// First version that asks for several keys at once (KIP-699).
 const BATCHED_SINCE: i16 = 4;
 
-/// Key types: group, transaction, share group.
-const KEY_TYPE_MAX: i8 = 2;
+const GROUP: i8 = 0;
+const TRANSACTION: i8 = 1;
 
-fn coordinator(node: &NodeInfo, key: &StrBytes, key_type: i8) -> Coordinator {
+/// Makes the internal topic that the coordinators asked for live beside; false if that failed.
+pub(super) async fn prepare(shard: &Shard, request: &FindCoordinatorRequest) -> bool {
+    let topic = match request.key_type {
+        GROUP => InternalTopic::ConsumerOffsets,
+        TRANSACTION => InternalTopic::TransactionState,
+        _ => return true,
+    };
+    topic.ensure(shard).await.is_ok()
+}
+
+fn coordinator(node: &NodeInfo, key: &StrBytes, key_type: i8, ready: bool) -> Coordinator {
     let refused = |error: ResponseError, why: &str| {
         Coordinator::default()
             .with_key(key.clone())
@@ -25,11 +37,14 @@ fn coordinator(node: &NodeInfo, key: &StrBytes, key_type: i8) -> Coordinator {
             .with_error_code(error.code())
             .with_error_message(Some(text(why)))
     };
-    if !(0..=KEY_TYPE_MAX).contains(&key_type) {
+    if !matches!(key_type, GROUP | TRANSACTION) {
         return refused(ResponseError::InvalidRequest, "unknown key type");
     }
     if key.is_empty() {
         return refused(ResponseError::InvalidGroupId, "the key is empty");
+    }
+    if !ready {
+        return refused(ResponseError::CoordinatorNotAvailable, "the internal topic cannot be made");
     }
     Coordinator::default()
         .with_key(key.clone())
@@ -43,13 +58,14 @@ pub(super) fn respond(
     node: &NodeInfo,
     request: &FindCoordinatorRequest,
     version: i16,
+    ready: bool,
 ) -> FindCoordinatorResponse {
     if version >= BATCHED_SINCE {
         let keys = request.coordinator_keys.iter();
-        let found = keys.map(|key| coordinator(node, key, request.key_type)).collect();
+        let found = keys.map(|key| coordinator(node, key, request.key_type, ready)).collect();
         return FindCoordinatorResponse::default().with_coordinators(found);
     }
-    let found = coordinator(node, &request.key, request.key_type);
+    let found = coordinator(node, &request.key, request.key_type, ready);
     FindCoordinatorResponse::default()
         .with_error_code(found.error_code)
         .with_error_message(found.error_message)

@@ -1,56 +1,55 @@
-//! InitProducerId (key 22): ids for idempotent producers, handed out from blocks of the catalog.
+//! InitProducerId (key 22, versions 0 to 5): a producer id and epoch, for idempotent producers and for transactional
+//! ones, whose earlier transaction is aborted first.
 //!
-//! Owner: the connection's core. Invariant: an id is handed out once, ever: a block is reserved durably
-//! before its first id is used, and a restart skips what was left of it.
-//! It must not keep producer state; partitions do.
+//! Owner: the connection's core; the transaction coordinator does the work for transactional ids.
+//! It must not keep producer state.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId};
 
-use crate::catalog::PRODUCER_ID_BLOCK_SIZE;
+use super::txn_errors;
+use crate::coordinator::producer_ids::next_producer_id;
+use crate::coordinator::txn_api;
+use crate::coordinator::txn_state::ProducerKey;
 use crate::shard::Shard;
 
-thread_local! {
-    /// Next id and end of this core's block.
-    static BLOCK: Cell<(i64, i64)> = const { Cell::new((0, 0)) };
-}
+/// Versions whose clients know PRODUCER_FENCED.
+const FENCED_SINCE: i16 = 4;
 
-pub(super) async fn respond(shard: &Rc<Shard>, request: &InitProducerIdRequest) -> InitProducerIdResponse {
-    let refused = |error: ResponseError| {
+pub(super) async fn respond(
+    shard: &Rc<Shard>,
+    request: &InitProducerIdRequest,
+    version: i16,
+) -> InitProducerIdResponse {
+    let refused = |code: i16| {
         InitProducerIdResponse::default()
-            .with_error_code(error.code())
+            .with_error_code(code)
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1)
     };
-    if request.transactional_id.is_some() {
-        return refused(ResponseError::TransactionalIdAuthorizationFailed);
-    }
-    match next_id(shard).await {
-        Some(id) => InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0),
-        None => refused(ResponseError::CoordinatorNotAvailable),
-    }
-}
-
-async fn next_id(shard: &Shard) -> Option<i64> {
-    loop {
-        let (next, end) = BLOCK.get();
-        if next < end {
-            BLOCK.set((next + 1, end));
-            return Some(next);
-        }
-        match shard.control.reserve_producer_ids().await {
-            // Another connection of this core may have got a block meanwhile: keep using that one first.
-            Ok(first) if BLOCK.get() == (next, end) => {
-                BLOCK.set((first, first + PRODUCER_ID_BLOCK_SIZE as i64));
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!("no producer ids: {error}");
-                return None;
-            }
-        }
+    let given = |producer: ProducerKey| {
+        InitProducerIdResponse::default()
+            .with_producer_id(ProducerId(producer.id))
+            .with_producer_epoch(producer.epoch)
+    };
+    let Some(id) = &request.transactional_id else {
+        return match next_producer_id(shard).await {
+            Some(id) => given(ProducerKey { id, epoch: 0 }),
+            None => refused(ResponseError::CoordinatorNotAvailable.code()),
+        };
+    };
+    let (producer, epoch) = (request.producer_id.0, request.producer_epoch);
+    let expected = match (producer, epoch) {
+        _ if version < 3 => None,
+        (-1, -1) => None,
+        (id, epoch) if id >= 0 && epoch >= 0 => Some(ProducerKey { id, epoch }),
+        // One without the other makes no sense (KIP-360).
+        _ => return refused(ResponseError::InvalidRequest.code()),
+    };
+    match txn_api::init(shard, id, request.transaction_timeout_ms, expected).await {
+        Ok(producer) => given(producer),
+        Err(error) => refused(txn_errors::code(error, version >= FENCED_SINCE)),
     }
 }

@@ -14,7 +14,8 @@ use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 use uuid::Uuid;
 
 use super::fetch_read::check_epoch;
-use crate::shard::Shard;
+use crate::shard::{PartitionKey, Shard};
+use crate::storage::Isolation;
 
 const CORRUPT_MESSAGE: i16 = 2;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
@@ -48,13 +49,14 @@ pub(super) async fn respond(
     version: i16,
 ) -> ListOffsetsResponse {
     let catalog = shard.catalog();
+    let isolation = if request.isolation_level == 1 { Isolation::Committed } else { Isolation::Uncommitted };
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let topic_id = catalog.topic(&topic.name).map(|topic| topic.id);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for partition in topic.partitions {
             let found = match topic_id {
-                Some(topic_id) => ask(shard, topic_id, &partition).await,
+                Some(topic_id) => ask(shard, topic_id, &partition, isolation).await,
                 None => Found::error(UNKNOWN_TOPIC_OR_PARTITION),
             };
             partitions.push(describe(partition.partition_index, found, version));
@@ -73,20 +75,31 @@ fn describe(index: i32, found: Found, version: i16) -> ListOffsetsPartitionRespo
     if version >= 4 { response.with_leader_epoch(found.leader_epoch) } else { response }
 }
 
-async fn ask(shard: &Rc<Shard>, topic_id: Uuid, partition: &ListOffsetsPartition) -> Found {
+async fn ask(
+    shard: &Rc<Shard>,
+    topic_id: Uuid,
+    partition: &ListOffsetsPartition,
+    isolation: Isolation,
+) -> Found {
     let index = partition.partition_index;
     let owner = shard.owner_of(topic_id, index.max(0));
     let (timestamp, epoch) = (partition.timestamp, partition.current_leader_epoch);
     shard
         .mesh
         .call(owner, move |owner| {
-            Box::pin(async move { look_up(&owner, topic_id, index, timestamp, epoch).await })
+            Box::pin(async move { look_up(&owner, (topic_id, index), timestamp, epoch, isolation).await })
         })
         .await
         .unwrap_or(Found::error(KAFKA_STORAGE_ERROR))
 }
 
-async fn look_up(shard: &Rc<Shard>, topic_id: Uuid, index: i32, timestamp: i64, epoch: i32) -> Found {
+async fn look_up(
+    shard: &Rc<Shard>,
+    (topic_id, index): PartitionKey,
+    timestamp: i64,
+    epoch: i32,
+    isolation: Isolation,
+) -> Found {
     let Some(partition) = shard.partition(topic_id, index) else {
         return Found::error(UNKNOWN_TOPIC_OR_PARTITION);
     };
@@ -101,7 +114,12 @@ async fn look_up(shard: &Rc<Shard>, topic_id: Uuid, index: i32, timestamp: i64, 
         leader_epoch: log.epoch_of(offset).unwrap_or(partition.leader_epoch()),
     };
     let searched = match timestamp {
-        LATEST => return at(partition.last_stable_offset(), -1),
+        LATEST => {
+            return match isolation {
+                Isolation::Uncommitted => at(log.high_watermark(), -1),
+                Isolation::Committed => at(partition.last_stable_offset(), -1),
+            };
+        }
         EARLIEST | EARLIEST_LOCAL => return at(log.log_start_offset(), -1),
         // There is no tiered storage: no offset, no error (KIP-1005).
         LATEST_TIERED => return Found { error_code: 0, offset: -1, timestamp: -1, leader_epoch: -1 },
@@ -110,8 +128,13 @@ async fn look_up(shard: &Rc<Shard>, topic_id: Uuid, index: i32, timestamp: i64, 
         _ => return Found::error(UNSUPPORTED_VERSION),
     };
     match searched {
-        Ok(Some((offset, timestamp))) => at(offset, timestamp),
-        Ok(None) => Found { error_code: 0, offset: -1, timestamp: -1, leader_epoch: -1 },
+        // What is not decided is not there for readers of committed data.
+        Ok(Some((offset, timestamp)))
+            if isolation == Isolation::Uncommitted || offset < partition.last_stable_offset() =>
+        {
+            at(offset, timestamp)
+        }
+        Ok(_) => Found { error_code: 0, offset: -1, timestamp: -1, leader_epoch: -1 },
         Err(error) => {
             tracing::error!(partition = %log.name(), "timestamp look-up failed: {error}");
             Found::error(CORRUPT_MESSAGE)

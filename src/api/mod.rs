@@ -5,7 +5,10 @@
 //! Produce and Fetch are decoded by `wire`; everything else by `kafka-protocol`, behind `wire::gate`.
 //! Must not: do I/O.
 
+mod add_partitions_to_txn;
+pub mod alter_configs;
 pub mod api_versions;
+pub mod client_quotas;
 pub mod control;
 pub mod create_partitions;
 pub mod create_topics;
@@ -13,20 +16,35 @@ pub mod delete_topics;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_log_dirs;
+pub mod describe_quorum;
 pub mod describe_topic_partitions;
+mod describe_transactions;
 mod dispatch;
+mod dispatch_admin;
+mod end_txn;
 pub mod features;
 mod fetch;
 mod fetch_read;
 mod find_coordinator;
+mod groups;
 mod init_producer_id;
+pub mod list_config_resources;
 mod list_offsets;
 pub mod metadata;
 mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub mod replicas;
+pub mod telemetry;
+mod throttle;
+mod txn_admission;
+mod txn_errors;
+mod txn_offset_commit;
+
+pub use throttle::connection_pause_ms;
 
 use std::cell::Cell;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -43,13 +61,26 @@ pub struct ConnectionContext {
     pub shard: Rc<Shard>,
     /// Which of the configured listeners it came in by.
     listener: usize,
+    /// Where the peer is, if that is known.
+    peer: Option<IpAddr>,
     complained: Cell<bool>,
+    throttle: Rc<throttle::Throttle>,
 }
 
 impl ConnectionContext {
     /// The context of a new connection.
-    pub fn new(shard: Rc<Shard>, listener: usize) -> ConnectionContext {
-        ConnectionContext { shard, listener, complained: Cell::new(false) }
+    pub fn new(shard: Rc<Shard>, listener: usize, peer: Option<IpAddr>) -> ConnectionContext {
+        let throttle = Default::default();
+        ConnectionContext { shard, listener, peer, complained: Cell::new(false), throttle }
+    }
+
+    /// For how long a quota forbids to read the connection, milliseconds.
+    pub fn muted_ms(&self) -> Option<u64> {
+        self.throttle.muted_ms()
+    }
+
+    fn fetch_bytes_max(&self) -> i32 {
+        i32::try_from(self.throttle.fetch_bytes_max()).unwrap_or(i32::MAX)
     }
 
     /// One log line per connection about requests that cannot be answered.
@@ -97,7 +128,7 @@ pub async fn handle(
     mut frame: Frame<'_>,
     drained: impl FnOnce() -> Pin<Box<dyn Future<Output = ()>>>,
 ) -> Handled {
-    let (call, header_size) = match RequestHeader::parse(frame.bytes()) {
+    let (call, header_size, limits) = match RequestHeader::parse(frame.bytes()) {
         Ok(header) => (
             Call {
                 api_key: header.api_key,
@@ -105,12 +136,28 @@ pub async fn handle(
                 correlation_id: header.correlation_id,
             },
             header.header_size,
+            context.throttle.limits(&context.shard, header.client_id),
         ),
         Err(error) => {
             context.complain(&format!("a request header that cannot be read: {error}"));
             return close();
         }
     };
+    let Some(limits) = limits else {
+        return handle_call(context, call, frame, header_size, drained).await;
+    };
+    let request_bytes = 4 + frame.size();
+    let request = handle_call(context, call, frame, header_size, drained);
+    throttle::metered(&context.shard, &context.throttle, limits, call, request_bytes, request).await
+}
+
+async fn handle_call(
+    context: &ConnectionContext,
+    call: Call,
+    mut frame: Frame<'_>,
+    header_size: usize,
+    drained: impl FnOnce() -> Pin<Box<dyn Future<Output = ()>>>,
+) -> Handled {
     let outcome = match call.api_key {
         PRODUCE if api_table::is_supported(PRODUCE, call.version) => {
             produce::handle(context, call, frame, header_size).await
@@ -120,6 +167,11 @@ pub async fn handle(
         }
         FETCH => return Handled::Ready(fetch::unsupported_version(call)),
         API_VERSIONS => dispatch::api_versions(&context.shard.catalog(), call, &frame.bytes()[header_size..]),
+        key if groups::serves(key) && api_table::is_supported(key, call.version) => {
+            let client = client_of(context, frame.bytes());
+            drained().await;
+            groups::handle(context, call, client, &frame.bytes()[header_size..]).await
+        }
         _ => {
             drained().await;
             dispatch::handle(context, call, &frame.bytes()[header_size..]).await
@@ -130,6 +182,13 @@ pub async fn handle(
         context.complain(&format!("request {} version {}: {error}", call.api_key, call.version));
         close()
     })
+}
+
+/// Who sent a request, as groups remember it.
+fn client_of(context: &ConnectionContext, frame: &[u8]) -> groups::Client {
+    let id = RequestHeader::parse(frame).ok().and_then(|header| header.client_id);
+    let host = context.peer.map_or_else(String::new, |peer| peer.to_string());
+    groups::Client { id: id.unwrap_or_default().to_owned(), host: format!("/{host}") }
 }
 
 /// Why a request gets no answer; the connection is closed.

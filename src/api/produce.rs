@@ -13,8 +13,11 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::control::is_internal;
+use super::txn_admission::{Admission, Applicant, admit};
+use super::txn_errors::produce_code;
 use super::{Call, ConnectionContext, Handled, Outcome, Refusal};
 use crate::catalog::{Catalog, Topic};
+use crate::coordinator::txn_state::ProducerKey;
 use crate::metrics;
 use crate::net::{Frame, FrameBuffer, Outgoing};
 use crate::partition::{Partition, ProduceOutcome};
@@ -23,19 +26,22 @@ use crate::storage::{AckResult, Incoming, Landing, Ticket};
 use crate::sync::Pending;
 use crate::wire::api_table::{self, PRODUCE, PRODUCE_SERVED_MIN};
 use crate::wire::produce::{self, Peek, ProducePartition, ProduceRequest, ProduceResult, encode_response};
+use crate::wire::record_batch::{self, BatchInfo};
 use crate::wire::{RequestHeader, TopicKey, TopicRef};
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 const INVALID_TOPIC_EXCEPTION: i16 = 17;
 const INVALID_REQUIRED_ACKS: i16 = 21;
 const UNSUPPORTED_VERSION: i16 = 35;
-const INVALID_TXN_STATE: i16 = 48;
 const KAFKA_STORAGE_ERROR: i16 = 56;
 const INVALID_RECORD: i16 = 87;
 const UNKNOWN_TOPIC_ID: i16 = 100;
 
 /// Bytes behind the records of a frame that is received in place (tagged fields).
 const LANDING_TRAILER_BYTES_MAX: usize = 64;
+
+/// Produce versions whose first batch makes a partition part of the transaction (KIP-890).
+const IMPLICIT_PARTITIONS_SINCE: i16 = 12;
 
 /// Produce versions from which zstd may be used (KIP-110).
 const ZSTD_SINCE: i16 = 7;
@@ -79,7 +85,14 @@ pub(super) async fn handle(
     if let Frame::Landed { head, records_at, landing } = frame {
         return handle_landed(shard, call, head, header_size, records_at, landing).await;
     }
-    let (acks, mut entries) = plan(shard, call, &frame.bytes()[header_size..], header_size)?;
+    let (acks, transactional_id, mut entries) =
+        plan(shard, call, &frame.bytes()[header_size..], header_size)?;
+    if let Some(id) = transactional_id {
+        let bytes = frame.bytes();
+        let batches = entries.iter().enumerate().map(|(at, entry)| (at, &bytes[entry.range.clone()]));
+        let applicants = applicants(shard, &entries, batches);
+        refuse_strangers(shard, call, &id, applicants, &mut entries).await;
+    }
     let remotes = send_away(shard, call, &mut frame, &mut entries, acks).await;
     let taken = frame.bytes().is_empty();
     for entry in entries.iter_mut().filter(|entry| entry.outcome.is_none() && entry.owner == shard.core) {
@@ -105,17 +118,23 @@ fn gone() -> ProduceOutcome {
 }
 
 /// Resolves topics and owners; entries that cannot be appended get their outcome here.
-fn plan(shard: &Shard, call: Call, body: &[u8], body_start: usize) -> Result<(i16, Vec<Entry>), Refusal> {
+fn plan(
+    shard: &Shard,
+    call: Call,
+    body: &[u8],
+    body_start: usize,
+) -> Result<(i16, Option<String>, Vec<Entry>), Refusal> {
     let mut partitions = Vec::new();
     let request = ProduceRequest::decode(body, call.version, &mut partitions)?;
-    let refusal = refuse_all(call, request.acks, request.transactional_id);
+    let refusal = refuse_all(call, request.acks);
+    let transactional_id = request.transactional_id.map(str::to_owned);
     let catalog = shard.catalog();
     let entries = partitions.into_iter().map(|mut partition| {
         let shift = |range: Range<usize>| range.start + body_start..range.end + body_start;
         partition.records = partition.records.map(shift);
         resolve(shard, &catalog, refusal.as_ref(), partition)
     });
-    Ok((request.acks, entries.collect()))
+    Ok((request.acks, transactional_id, entries.collect()))
 }
 
 fn resolve(
@@ -206,7 +225,7 @@ async fn handle_landed(
     head: &[u8],
     header_size: usize,
     records_at: usize,
-    landing: Landing,
+    mut landing: Landing,
 ) -> Outcome {
     let Peek::Single(single) = produce::peek_single(&head[header_size..records_at], call.version) else {
         return Err(Refusal::Malformed);
@@ -214,7 +233,7 @@ async fn handle_landed(
     if !produce::is_single_trailer(&head[records_at..], call.version) {
         return Err(Refusal::Malformed);
     }
-    let refusal = refuse_all(call, single.acks, single.transactional_id);
+    let refusal = refuse_all(call, single.acks);
     let partition = ProducePartition {
         topic: single.topic,
         topic_index: 0,
@@ -222,6 +241,11 @@ async fn handle_landed(
         records: Some(0..0),
     };
     let mut entry = resolve(shard, &shard.catalog(), refusal.as_ref(), partition);
+    if let Some(id) = single.transactional_id {
+        let entries = std::slice::from_mut(&mut entry);
+        let applicants = applicants(shard, entries, [(0, &*landing.bytes())].into_iter());
+        refuse_strangers(shard, call, id, applicants, entries).await;
+    }
     if entry.outcome.is_none() {
         // The topic may have been deleted while its bytes were on their way.
         let (outcome, durable) = match shard.partition(entry.topic_id, entry.partition) {
@@ -240,7 +264,7 @@ async fn handle_landed(
     Ok(Handled::Making(Box::pin(async move { finish(&shard, call, acks, vec![entry], Vec::new()).await })))
 }
 
-fn refuse_all(call: Call, acks: i16, transactional_id: Option<&str>) -> Option<ProduceOutcome> {
+fn refuse_all(call: Call, acks: i16) -> Option<ProduceOutcome> {
     if call.version < PRODUCE_SERVED_MIN {
         // Advertised from 0, because librdkafka disables compression otherwise (KAFKA-18659).
         return Some(ProduceOutcome::error(
@@ -251,10 +275,48 @@ fn refuse_all(call: Call, acks: i16, transactional_id: Option<&str>) -> Option<P
     if !matches!(acks, -1..=1) {
         return Some(ProduceOutcome::error(INVALID_REQUIRED_ACKS, "acks must be 0, 1 or -1"));
     }
-    if transactional_id.is_some() {
-        return Some(ProduceOutcome::error(INVALID_TXN_STATE, "transactions are not supported"));
-    }
     None
+}
+
+/// The transactional batches among `batches` (place in `entries`, bytes) that are to be appended.
+fn applicants<'a>(
+    shard: &Shard,
+    entries: &[Entry],
+    batches: impl Iterator<Item = (usize, &'a [u8])>,
+) -> Vec<Applicant> {
+    let catalog = shard.catalog();
+    let mut found = Vec::new();
+    for (place, bytes) in batches {
+        let entry = &entries[place];
+        // What is no batch is for the partition to refuse.
+        let batch = record_batch::parse_header(bytes).ok().filter(BatchInfo::is_transactional);
+        let (Some(batch), None) = (batch, &entry.outcome) else { continue };
+        let Some(topic) = catalog.topic_by_id(entry.topic_id) else { continue };
+        found.push(Applicant {
+            place,
+            topic_id: entry.topic_id,
+            topic: topic.name.to_string(),
+            partition: entry.partition,
+            producer: ProducerKey { id: batch.producer_id, epoch: batch.producer_epoch },
+        });
+    }
+    found
+}
+
+/// Gives the batches that are not let in their outcome.
+async fn refuse_strangers(
+    shard: &Rc<Shard>,
+    call: Call,
+    transactional_id: &str,
+    applicants: Vec<Applicant>,
+    entries: &mut [Entry],
+) {
+    let admission =
+        if call.version >= IMPLICIT_PARTITIONS_SINCE { Admission::Add } else { Admission::Verify };
+    for (place, error) in admit(shard, transactional_id, admission, applicants).await {
+        let text = format!("not let into the transaction: {error:?}");
+        entries[place].outcome = Some(ProduceOutcome::error(produce_code(error, call.version), text));
+    }
 }
 
 /// Sends the batches of other cores on their way, in one call per core.

@@ -122,12 +122,15 @@ impl Catalog {
                     return Err(CatalogError::TopicIdExists(*id));
                 }
                 check_partition_count(*partition_count, 0)?;
+                let epoch = self.next_leader_epoch()?;
+                self.leader_epoch = epoch;
                 self.insert(Arc::new(Topic {
                     name: name.as_str().into(),
                     id: *id,
                     partitions: vec![self.fresh_partition(None); *partition_count],
                     configs: configs.clone(),
                     created_ms: *created_ms,
+                    first_epoch: epoch,
                 }));
             }
             CatalogChange::DeleteTopic { id } => {
@@ -193,8 +196,12 @@ impl Catalog {
         }
     }
 
+    fn next_leader_epoch(&self) -> Result<i32, CatalogError> {
+        self.leader_epoch.checked_add(1).ok_or(CatalogError::Exhausted("leader epochs"))
+    }
+
     fn bump_leader_epoch(&mut self) -> Result<(), CatalogError> {
-        let epoch = self.leader_epoch.checked_add(1).ok_or(CatalogError::Exhausted("leader epochs"))?;
+        let epoch = self.next_leader_epoch()?;
         self.leader_epoch = epoch;
         let topics: Vec<Arc<Topic>> = self.topics().cloned().collect();
         for topic in topics {
@@ -294,7 +301,16 @@ mod tests {
     fn epochs_and_producer_ids_only_grow() {
         let catalog = Catalog::new("c", 1).apply(&[create("a", 1, 2)]).expect("created");
         let next = catalog.apply(&[CatalogChange::BumpLeaderEpoch, create("b", 2, 1)]).expect("bumped");
-        assert!(next.topics().flat_map(|t| &t.partitions).all(|p| p.leader_epoch == 1));
+        let epochs = |catalog: &Catalog, topic: &str| {
+            let topic = catalog.topic(topic).expect("there");
+            (topic.first_epoch, topic.partitions.iter().map(|p| p.leader_epoch).collect::<Vec<_>>())
+        };
+        assert_eq!(epochs(&catalog, "a"), (1, vec![1, 1]));
+        assert_eq!((epochs(&next, "a"), epochs(&next, "b")), ((1, vec![2, 2]), (3, vec![3])));
+        assert_eq!(next.leader_epoch, 3, "the largest that is in use");
+        let grow = CatalogChange::CreatePartitions { id: Uuid::from_u128(1), partition_count: 3 };
+        let grown = next.apply(&[grow]).expect("grown");
+        assert_eq!(epochs(&grown, "a"), (1, vec![2, 2, 3]));
         assert_eq!(next.topic("a"), next.topic_by_id(Uuid::from_u128(1)));
         let reserved = next.apply(&[CatalogChange::ReserveProducerIds(1000)]).expect("reserved");
         assert_eq!(reserved.next_producer_id, 1000);

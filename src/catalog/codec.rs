@@ -18,7 +18,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// The version of the payload this code writes, and the newest it reads.
-pub(super) const FORMAT_VERSION: u32 = 1;
+///
+/// 2: topics have a first leader epoch, and files are recycled by it: a version that does not know it must not scan
+/// their segments.
+pub(super) const FORMAT_VERSION: u32 = 2;
 /// The size of the header, in bytes.
 pub(super) const HEADER_BYTES: usize = 32;
 const MAGIC: &[u8; 8] = b"RLCATLOG";
@@ -49,6 +52,8 @@ struct TopicRecord {
     name: String,
     id: String,
     created_ms: i64,
+    #[serde(default)]
+    first_epoch: i32,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     configs: BTreeMap<String, String>,
     partitions: Vec<PartitionRun>,
@@ -137,6 +142,7 @@ fn topic_record(topic: &Topic) -> TopicRecord {
         name: topic.name.to_string(),
         id: topic.id.to_string(),
         created_ms: topic.created_ms,
+        first_epoch: topic.first_epoch,
         configs: topic.configs.clone(),
         partitions: runs.collect(),
     }
@@ -163,6 +169,7 @@ fn from_record(record: CatalogRecord) -> Result<Catalog, String> {
             partitions,
             configs: topic.configs,
             created_ms: topic.created_ms,
+            first_epoch: topic.first_epoch,
         }));
     }
     Ok(catalog)
@@ -266,10 +273,26 @@ pub(super) mod tests {
     #[test]
     fn a_newer_version_is_not_damage() {
         let mut bytes = encode(&sample());
-        bytes[8] = 2;
+        bytes[8] = 3;
         let crc = checksum(&bytes);
         bytes[24..28].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(decode(&bytes), Err(DecodeError::Newer(2)));
+        assert_eq!(decode(&bytes), Err(DecodeError::Newer(3)));
+    }
+
+    #[test]
+    fn a_catalog_of_version_1_opens_with_topics_that_begin_at_epoch_0() {
+        let payload =
+            br#"{"cluster_id":"x","node_id":1,"sequence":4,"leader_epoch":2,"next_producer_id":0,"topics":
+            [{"name":"t","id":"00000000-0000-0000-0000-000000000007","created_ms":5,
+            "partitions":[{"count":2,"leader":1,"leader_epoch":2,"replicas":[1],"isr":[1]}]}]}"#;
+        let mut bytes = encode(&sample())[..HEADER_BYTES].to_vec();
+        bytes[8] = 1;
+        bytes[16..24].copy_from_slice(&(payload.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(payload);
+        let crc = checksum(&bytes);
+        bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+        let catalog = decode(&bytes).expect("an old catalog");
+        assert_eq!(catalog.topic("t").map(|t| (t.first_epoch, t.partitions[1].leader_epoch)), Some((0, 2)));
     }
 
     #[test]

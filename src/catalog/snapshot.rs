@@ -42,6 +42,9 @@ pub struct Topic {
     pub configs: BTreeMap<String, String>,
     /// When the topic was created, in milliseconds since 1970.
     pub created_ms: i64,
+    /// No batch of the topic has a lower leader epoch; 0 for topics that were made before this was kept. Files
+    /// whose old bytes are all of lower epochs may become its segments (docs/FORMAT.md, Proof 1).
+    pub first_epoch: i32,
 }
 
 /// The catalog at one moment.
@@ -53,7 +56,8 @@ pub struct Catalog {
     pub node_id: i32,
     /// Grows by one with every change set.
     pub sequence: u64,
-    /// The epoch of this node's reign over its partitions; raised at every start that follows an unclean stop.
+    /// The largest leader epoch that any partition ever had: that of this node's reign, raised at every start that
+    /// follows an unclean stop, or that of the newest topic, which begins above all that were used before.
     pub leader_epoch: i32,
     /// The first producer id that was never reserved.
     pub next_producer_id: u64,

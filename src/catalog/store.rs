@@ -309,6 +309,6 @@ mod tests {
         bytes[24..28].copy_from_slice(&crc.to_le_bytes());
         fs::write(dir.path().join(CURRENT), &bytes).expect("write");
         let error = CatalogStore::open(dir.path(), 1).map(|_| ()).unwrap_err();
-        assert!(matches!(error, StoreError::NewerVersion { found: 9, newest: 1, .. }), "{error}");
+        assert!(matches!(error, StoreError::NewerVersion { found: 9, newest: 2, .. }), "{error}");
     }
 }

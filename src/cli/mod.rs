@@ -1,8 +1,17 @@
-//! The command line: `ringlog serve` and `ringlog config`.
+//! The command line: `ringlog serve`, and the tools that speak to any Kafka broker.
 //!
 //! Owner: the main thread. It must not hold broker logic.
 
+mod client;
+mod consume;
+mod entities;
+mod group;
+mod group_reset;
+mod log_dump;
+mod produce;
 mod serve;
+mod table;
+mod topic;
 
 use std::process::ExitCode;
 
@@ -21,21 +30,50 @@ struct Arguments {
 enum Command {
     /// Run the broker until SIGTERM or Ctrl-C
     Serve(ConfigFlags),
-    /// List every configuration key with its default and what it does
+    /// List every configuration key; with --describe or --alter: configurations and quotas of a cluster
     Config {
         #[command(flatten)]
         flags: ConfigFlags,
         /// table, properties or json
         #[arg(long, default_value = "table")]
         format: Format,
+        #[command(flatten)]
+        endpoint: client::Endpoint,
+        #[command(flatten)]
+        entity: Box<entities::EntityArguments>,
     },
+    /// List, describe, create, alter and delete topics
+    Topic(topic::TopicArguments),
+    /// List and describe consumer groups, delete them, move their offsets
+    Group(group::GroupArguments),
+    /// Send lines of the standard input to a topic
+    Produce(produce::ProduceArguments),
+    /// Print the records of a topic
+    Consume(consume::ConsumeArguments),
+    /// Look into segment files
+    #[command(subcommand)]
+    Log(LogCommand),
+}
+
+#[derive(Subcommand)]
+enum LogCommand {
+    /// Verify segments and print their batches
+    Dump(log_dump::DumpArguments),
 }
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(flags) => serve::run(&flags),
-        Command::Config { flags, format } => match flags
+        Command::Topic(arguments) => report(topic::run(&arguments)),
+        Command::Group(arguments) => report(group::run(&arguments)),
+        Command::Produce(arguments) => report(produce::run(&arguments)),
+        Command::Consume(arguments) => report(consume::run(&arguments)),
+        Command::Log(LogCommand::Dump(arguments)) => log_dump::run(&arguments),
+        Command::Config { endpoint, entity, .. } if entity.is_used() => {
+            report(entities::run(&endpoint, &entity))
+        }
+        Command::Config { flags, format, .. } => match flags
             .sources()
             .map_err(|text| vec![text])
             .and_then(|sources| config::load(&sources).map_err(|error| error.problems))
@@ -46,6 +84,13 @@ pub fn main() -> ExitCode {
             }
             Err(problems) => complain(&problems),
         },
+    }
+}
+
+fn report(result: client::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&[error.to_string()]),
     }
 }
 

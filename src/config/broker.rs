@@ -9,6 +9,7 @@ use super::keys::{as_bool, as_size_bytes, split_list};
 use super::machine;
 use super::settings::{ConfigError, Settings};
 use super::topic::CleanupPolicy;
+use super::txn_keys::TxnConfig;
 use std::path::PathBuf;
 
 /// The most listeners a broker serves.
@@ -118,6 +119,8 @@ pub struct BrokerConfig {
     pub write_caching: bool,
     /// Consumer groups and internal topics.
     pub groups: GroupConfig,
+    /// Transactions.
+    pub transactions: TxnConfig,
     /// What was given explicitly, and where.
     pub settings: Settings,
 }
@@ -204,6 +207,7 @@ impl BrokerConfig {
             admin_listeners,
             write_caching: boolean(&settings, "ringlog.write.caching"),
             groups: GroupConfig::read(|name| text(&settings, name)),
+            transactions: TxnConfig::read(|name| text(&settings, name)),
             settings,
         })
     }

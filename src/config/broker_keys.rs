@@ -6,6 +6,7 @@
 
 use super::group_keys::GROUP_KEYS;
 use super::keys::{KeySpec, Kind, Scope, Support};
+use super::txn_keys::TXN_KEYS;
 
 const I32_MAX: i64 = i32::MAX as i64;
 /// The smallest memory budget, in bytes.
@@ -36,7 +37,9 @@ pub(crate) fn is_accepted_without_effect(name: &str) -> bool {
 
 /// Every broker key Ringlog knows.
 pub const BROKER_KEYS: &[KeySpec] =
-    &joined::<{ GENERAL_KEYS.len() + GROUP_KEYS.len() }>(GENERAL_KEYS, &GROUP_KEYS);
+    &joined::<{ GENERAL_KEYS.len() + COORDINATOR_KEYS.len() }>(GENERAL_KEYS, COORDINATOR_KEYS);
+
+const COORDINATOR_KEYS: &[KeySpec] = &joined::<{ GROUP_KEYS.len() + TXN_KEYS.len() }>(&GROUP_KEYS, &TXN_KEYS);
 
 /// Two tables as one, at compile time.
 const fn joined<const N: usize>(first: &[KeySpec], second: &[KeySpec]) -> [KeySpec; N] {
@@ -378,10 +381,10 @@ const GENERAL_KEYS: &[KeySpec] = &[
         name: "compression.type",
         kind: Kind::Choice(COMPRESSIONS),
         default: Some("producer"),
-        doc: "The compression of a topic; producer keeps what the producer chose. Ringlog stores batches as they come.",
+        doc: "The compression of a topic; producer keeps what the producer chose.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "compression.gzip.level",
@@ -390,7 +393,7 @@ const GENERAL_KEYS: &[KeySpec] = &[
         doc: "The level of gzip compression, 1 to 9, or -1 for its own default.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "compression.lz4.level",
@@ -732,14 +735,9 @@ const ACCEPTED_WITHOUT_EFFECT: &[&str] = &[
     "socket.receive.buffer.bytes",
     "socket.send.buffer.bytes",
     "telemetry.max.bytes",
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms",
-    "transaction.max.timeout.ms",
-    "transaction.partition.verification.enable",
-    "transaction.remove.expired.transaction.cleanup.interval.ms",
     "transaction.state.log.load.buffer.size",
     "transaction.state.log.min.isr",
     "transaction.two.phase.commit.enable",
-    "transactional.id.expiration.ms",
     "unclean.leader.election.interval.ms",
     "zookeeper.connect",
     "zookeeper.connection.timeout.ms",

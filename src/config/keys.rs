@@ -10,6 +10,10 @@ pub enum Scope {
     Broker,
     /// One topic: CreateTopics and the alter-config APIs.
     Topic,
+    /// One group: the alter-config APIs.
+    Group,
+    /// One client metrics subscription: the alter-config APIs.
+    ClientMetrics,
 }
 
 /// What setting a key does in this version.

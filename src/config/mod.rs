@@ -8,6 +8,7 @@
 
 mod broker;
 mod broker_keys;
+mod dynamic;
 mod flags;
 mod group_keys;
 mod keys;
@@ -17,9 +18,11 @@ mod render;
 mod settings;
 mod topic;
 mod topic_keys;
+mod txn_keys;
 
 pub use broker::{BrokerConfig, Listener, TimestampType};
 pub use broker_keys::{BROKER_KEYS, broker_key};
+pub use dynamic::{CLIENT_METRICS_KEYS, GROUP_KEYS, is_dynamic, validate_dynamic_broker, validate_resource};
 pub use flags::ConfigFlags;
 pub use group_keys::{GroupConfig, MigrationPolicy};
 pub use keys::{KeySpec, Kind, Scope, Support};
@@ -30,3 +33,4 @@ pub use topic::{
     CleanupPolicy, Compression, TopicConfig, topic_value, validate_topic_config, validate_topic_configs,
 };
 pub use topic_keys::{TOPIC_KEYS, topic_key};
+pub use txn_keys::TxnConfig;

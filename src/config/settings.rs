@@ -46,6 +46,10 @@ pub enum Source {
     Environment,
     /// A command line flag.
     Flag,
+    /// Set at run time for all brokers.
+    DynamicDefault,
+    /// Set at run time for this broker.
+    DynamicBroker,
 }
 
 /// A name under which a value is set, as DescribeConfigs lists them.
@@ -97,6 +101,14 @@ impl Settings {
     /// Sets a key in one layer; a later call for the same layer wins.
     pub fn set(&mut self, name: &str, value: &str, source: Source) {
         self.values.entry(name.to_owned()).or_default().insert(source, value.trim().to_owned());
+    }
+
+    /// Removes whole layers.
+    pub(super) fn forget(&mut self, layers: &[Source]) {
+        for values in self.values.values_mut() {
+            values.retain(|source, _| !layers.contains(source));
+        }
+        self.values.retain(|_, values| !values.is_empty());
     }
 
     /// The strongest explicit value of exactly this key. An empty one counts as not given where the key has
@@ -190,6 +202,8 @@ impl Source {
             Self::File => "properties file",
             Self::Environment => "environment",
             Self::Flag => "flag",
+            Self::DynamicDefault => "dynamic default",
+            Self::DynamicBroker => "dynamic",
         }
     }
 }

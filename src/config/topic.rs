@@ -18,7 +18,7 @@ pub struct CleanupPolicy {
     pub compact: bool,
 }
 
-/// How batches are to be compressed on disk. Ringlog stores what the producer sent and lists this setting only.
+/// How batches are to be compressed on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// As the producer chose.
@@ -66,6 +66,8 @@ pub struct TopicConfig {
     pub cleanup_policy: CleanupPolicy,
     /// `compression.type`.
     pub compression_type: Compression,
+    /// `compression.gzip.level`, 1 to 9, or -1 for the codec's own default.
+    pub gzip_level: i32,
     /// `min.insync.replicas`.
     pub min_insync_replicas: i32,
 }
@@ -94,6 +96,7 @@ impl TopicConfig {
             write_caching: as_bool(&text("write.caching")).unwrap_or(false),
             cleanup_policy: CleanupPolicy::parse(&text("cleanup.policy")),
             compression_type: Compression::parse(&text("compression.type")),
+            gzip_level: long("compression.gzip.level") as i32,
             min_insync_replicas: long("min.insync.replicas") as i32,
         }
     }

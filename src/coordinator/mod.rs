@@ -7,7 +7,28 @@
 //! changes, because the hash of a name decides where its coordinator lives.
 //! It must not encode or decode requests.
 
+pub mod assignor;
+pub mod classic;
+mod classic_join;
+pub mod classic_sync;
+pub mod consumer;
+mod consumer_classic;
+pub mod consumer_groups;
+pub mod consumer_protocol;
+pub mod error;
+pub mod groups;
+mod groups_load;
+pub mod groups_offsets;
+pub mod offsets;
+mod parked;
+pub mod producer_ids;
+pub mod records;
 pub mod state_log;
+mod txn;
+pub mod txn_api;
+pub mod txn_markers;
+mod txn_record;
+pub mod txn_state;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -22,7 +43,12 @@ use crate::shard::{ControlError, Shard};
 
 /// The coordinators of one core, as the shard holds them.
 #[derive(Default)]
-pub struct Coordinators {}
+pub struct Coordinators {
+    /// Consumer groups.
+    pub groups: groups::Groups,
+    /// Transactional ids.
+    pub transactions: txn::Transactions,
+}
 
 /// A topic of the broker's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +146,7 @@ pub async fn home_of(shard: &Shard, topic: InternalTopic, name: &str) -> Result<
 
 /// Starts what the coordinators of this core do by themselves: loading after a start, time-outs.
 pub async fn serve(shard: Rc<Shard>) {
-    drop(shard);
+    futures_lite::future::zip(groups::serve(shard.clone()), txn_api::serve(shard)).await;
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::rt;
 use crate::storage::{AppendError, Durability, Incoming};
 use crate::sync::{Pending, Promise, oneshot};
 use crate::wire::batch_builder::BatchBuilder;
+use crate::wire::control_batch::{self, Marker};
 use crate::wire::record_batch::{self, BatchInfo};
 use crate::wire::record_fields;
 
@@ -84,6 +85,7 @@ pub enum Replayed<'a> {
 
 struct Queued {
     records: Vec<LogRecord>,
+    marker: Option<Marker>,
     size_bytes: usize,
     producer: Option<RecordProducer>,
     done: Promise<Stored>,
@@ -126,18 +128,34 @@ impl StateLog {
         records: Vec<LogRecord>,
         producer: Option<RecordProducer>,
     ) -> Result<Pending<Stored>, StateLogError> {
+        if records.is_empty() {
+            let (done, pending) = oneshot();
+            done.fill(Ok(self.partition.log.log_end_offset()));
+            return Ok(pending);
+        }
+        self.queue(records, None, producer)
+    }
+
+    /// Queues the marker that ends a producer's transaction on this partition, behind its records.
+    pub fn submit_marker(self: &Rc<Self>, marker: Marker) -> Result<Pending<Stored>, StateLogError> {
+        let producer = RecordProducer { id: marker.producer_id, epoch: marker.producer_epoch };
+        self.queue(Vec::new(), Some(marker), Some(producer))
+    }
+
+    fn queue(
+        self: &Rc<Self>,
+        records: Vec<LogRecord>,
+        marker: Option<Marker>,
+        producer: Option<RecordProducer>,
+    ) -> Result<Pending<Stored>, StateLogError> {
         let size_bytes: usize = records.iter().map(record_size).sum();
         let queued = self.queued_bytes.get();
         if queued > 0 && queued + size_bytes > STATE_LOG_QUEUE_BYTES_MAX {
             return Err(StateLogError::Busy);
         }
         let (done, pending) = oneshot();
-        if records.is_empty() {
-            done.fill(Ok(self.partition.log.log_end_offset()));
-            return Ok(pending);
-        }
         self.queued_bytes.set(queued + size_bytes);
-        self.queue.borrow_mut().push_back(Queued { records, size_bytes, producer, done });
+        self.queue.borrow_mut().push_back(Queued { records, marker, size_bytes, producer, done });
         if !self.pumping.replace(true) {
             let log = self.clone();
             rt::spawn(async move { log.pump().await });
@@ -178,7 +196,9 @@ impl StateLog {
         let mut size_bytes = 0;
         while let Some(next) = queue.front() {
             let fits = size_bytes + next.size_bytes <= STATE_LOG_BATCH_BYTES_MAX;
-            if batch.first().is_some_and(|first| first.producer != next.producer || !fits) {
+            let alone = next.marker.is_some();
+            let parts = |first: &Queued| alone || first.marker.is_some() || first.producer != next.producer;
+            if batch.first().is_some_and(|first| parts(first) || !fits) {
                 break;
             }
             size_bytes += next.size_bytes;
@@ -189,14 +209,10 @@ impl StateLog {
 
     async fn write(&self, batch: &[Queued], producer: Option<RecordProducer>) -> Stored {
         let now_ms = rt::wall_ms();
-        let mut builder = BatchBuilder::new();
-        if let Some(producer) = producer {
-            builder = builder.producer(producer.id, producer.epoch, NO_SEQUENCE).flags(TRANSACTIONAL_FLAG);
-        }
-        for record in batch.iter().flat_map(|queued| &queued.records) {
-            builder = builder.record(now_ms, Some(&record.key), record.value.as_deref());
-        }
-        let mut bytes = builder.build();
+        let mut bytes = match batch.iter().find_map(|queued| queued.marker) {
+            Some(marker) => control_batch::encode(&marker, now_ms),
+            None => build_batch(batch, producer, now_ms),
+        };
         let failed = |why: String| StateLogError::Failed(why.into());
         let info = record_batch::parse_header(&bytes).map_err(|error| failed(error.to_string()))?;
         let log = &self.partition.log;
@@ -236,6 +252,17 @@ impl StateLog {
         }
         Ok(())
     }
+}
+
+fn build_batch(batch: &[Queued], producer: Option<RecordProducer>, now_ms: i64) -> Vec<u8> {
+    let mut builder = BatchBuilder::new();
+    if let Some(producer) = producer {
+        builder = builder.producer(producer.id, producer.epoch, NO_SEQUENCE).flags(TRANSACTIONAL_FLAG);
+    }
+    for record in batch.iter().flat_map(|queued| &queued.records) {
+        builder = builder.record(now_ms, Some(&record.key), record.value.as_deref());
+    }
+    builder.build()
 }
 
 /// What a record takes in a batch, roughly.

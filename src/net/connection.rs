@@ -45,6 +45,11 @@ impl Socket {
         self.fd
     }
 
+    /// Where the peer is.
+    fn peer(&self) -> Option<std::net::IpAddr> {
+        self.stream.borrow().peer_addr().ok().map(|address| address.ip())
+    }
+
     async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buffer)).await
     }
@@ -96,6 +101,15 @@ impl Frame<'_> {
             Frame::Large(buffer, _) if buffer.is_empty() => &mut [],
             Frame::Large(buffer, size) => &mut buffer[..*size],
             Frame::Landed { head, .. } => head,
+        }
+    }
+
+    /// The size of the whole frame, wherever its bytes are.
+    pub fn size(&self) -> usize {
+        match self {
+            Frame::Small(bytes) => bytes.len(),
+            Frame::Large(_, size) => *size,
+            Frame::Landed { head, landing, .. } => head.len() + landing.len(),
         }
     }
 }
@@ -181,13 +195,14 @@ async fn read_requests(
     // After a large frame another one is likely: only its first bytes are read before its place is known.
     let mut peek = false;
     let limit = shard.config.request_bytes_max.max(0) as usize;
-    let context = api::ConnectionContext::new(shard.clone(), listener);
+    let context = api::ConnectionContext::new(shard.clone(), listener, socket.peer());
     loop {
         // Whole frames that are in the buffer.
         while let Some(size) = frame_size(&buffer[start..end], limit)? {
             if end - start < 4 + size {
                 break;
             }
+            pause(&context, pipeline).await;
             let frame = Frame::Small(&mut buffer[start + 4..start + 4 + size]);
             start += 4 + size;
             dispatch(&context, pipeline, frame, size).await?;
@@ -198,6 +213,8 @@ async fn read_requests(
         if let Some(size) = frame_size(&buffer[..end], limit)? {
             if size >= LANDING_NOW_BYTES_MIN {
                 if end > LARGE_FRAME_PEEK_BYTES / 2 {
+                    // Before it takes memory, not while it holds some.
+                    pause(&context, pipeline).await;
                     let landed = read_landing(&context, socket, pipeline, &mut buffer, end, size).await?;
                     end = match landed {
                         Some(behind) => behind,
@@ -376,6 +393,14 @@ async fn read_landing(
     dispatch(context, pipeline, frame, size).await?;
     buffer.copy_within(at + trailer..at + behind, 0);
     Ok(Some(behind - trailer))
+}
+
+/// Waits as long as a quota says.
+async fn pause(context: &api::ConnectionContext, pipeline: &Pipeline) {
+    if let Some(pause_ms) = context.muted_ms() {
+        let gone = pipeline.changed.wait_until(|| pipeline.broken.get());
+        futures_lite::future::or(rt::sleep_ms(pause_ms), gone).await;
+    }
 }
 
 /// Waits until one more request of `size` bytes may be in flight.

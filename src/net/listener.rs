@@ -11,6 +11,7 @@ use std::rc::Rc;
 use glommio::net::{TcpListener, TcpStream};
 
 use super::connection;
+use crate::api;
 use crate::metrics::{self, Counter};
 use crate::rt;
 use crate::shard::Shard;
@@ -61,9 +62,27 @@ fn admit(shard: &Rc<Shard>, stream: TcpStream, listener: usize) {
     choose_congestion_control(&stream);
     let shard = shard.clone();
     rt::spawn(async move {
+        if shard.quotas.limits_ips() && !is_welcome(&shard, &stream).await {
+            shard.release_connection(address);
+            return;
+        }
         connection::run(shard.clone(), stream, listener).await;
         shard.release_connection(address);
     });
+}
+
+/// Whether the peer's address may open another connection now. One that may not is held for a while before it is
+/// closed, so that a peer that tries again at once is slowed down (KIP-612).
+async fn is_welcome(shard: &Rc<Shard>, stream: &TcpStream) -> bool {
+    let Ok(peer) = stream.peer_addr() else { return true };
+    match api::connection_pause_ms(shard, peer.ip()).await {
+        0 => true,
+        pause_ms => {
+            let stopped = shard.stop.wait_until(|| shard.is_stopping());
+            futures_lite::future::or(rt::sleep_ms(pause_ms), stopped).await;
+            false
+        }
+    }
 }
 
 /// Loopback peers get cubic: pacing controls such as BBR halve loopback and help nobody there.

@@ -6,17 +6,19 @@
 use std::rc::Rc;
 
 use super::Partition;
-use crate::config::TimestampType;
+use crate::config::{self, TimestampType, TopicConfig};
 use crate::metrics::{self, Counter, Series};
 use crate::rt;
 use crate::storage::{AckResult, AppendError, Durability, Incoming, LogError, Ticket};
 use crate::sync::Pending;
-use crate::wire::record_batch::{self, AppendLimits};
+use crate::wire::recompress::recompress;
+use crate::wire::record_batch::{self, AppendLimits, Compression};
 use crate::wire::records;
 
 // Kafka error codes that an append can end with.
 const NOT_ENOUGH_REPLICAS: i16 = 19;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const MESSAGE_TOO_LARGE: i16 = 10;
 const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
 const INVALID_PRODUCER_EPOCH: i16 = 47;
 const KAFKA_STORAGE_ERROR: i16 = 56;
@@ -65,6 +67,34 @@ fn log_error(error: &LogError) -> ProduceOutcome {
         _ => KAFKA_STORAGE_ERROR,
     };
     ProduceOutcome::error(code, error.to_string())
+}
+
+/// The codec that the topic insists on.
+fn wanted_codec(config: &TopicConfig) -> Option<Compression> {
+    match config.compression_type {
+        config::Compression::Producer => None,
+        config::Compression::Uncompressed => Some(Compression::None),
+        config::Compression::Gzip => Some(Compression::Gzip),
+        config::Compression::Snappy => Some(Compression::Snappy),
+        config::Compression::Lz4 => Some(Compression::Lz4),
+        config::Compression::Zstd => Some(Compression::Zstd),
+    }
+}
+
+/// The batch in another codec, packed on a thread beside the core. The ticket keeps its place meanwhile.
+async fn repack(
+    incoming: &mut Incoming<'_>,
+    codec: Compression,
+    config: &TopicConfig,
+) -> Result<Vec<u8>, ProduceOutcome> {
+    let (original, gzip_level) = (incoming.bytes().to_vec(), config.gzip_level);
+    let packed = rt::blocking(move || recompress(&original, codec, gzip_level)).await;
+    let packed = packed.map_err(|error| ProduceOutcome::error(INVALID_RECORD, error.to_string()))?;
+    if packed.len() > config.max_message_bytes.max(0) as usize {
+        let text = format!("the batch has {} bytes after recompression", packed.len());
+        return Err(ProduceOutcome::error(MESSAGE_TOO_LARGE, text));
+    }
+    Ok(packed)
 }
 
 impl Partition {
@@ -120,6 +150,18 @@ impl Partition {
                 Err(error) => return Err(ProduceOutcome::error(INVALID_RECORD, error.to_string())),
             }
         }
+        let mut repacked = match wanted_codec(&config).filter(|codec| batch.compression() != Ok(*codec)) {
+            Some(codec) => Some(repack(&mut incoming, codec, &config).await?),
+            None => None,
+        };
+        if let Some(bytes) = &repacked {
+            batch = record_batch::parse_header(bytes)
+                .map_err(|error| ProduceOutcome::error(error.kafka_code(), error.to_string()))?;
+        }
+        let mut incoming = match &mut repacked {
+            Some(bytes) => Incoming::Frame(bytes),
+            None => incoming,
+        };
         let stamp = if log_append_time { now_ms } else { -1 };
         if log_append_time {
             record_batch::patch_log_append_time(incoming.bytes(), now_ms);

@@ -10,22 +10,28 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::Partition;
-use crate::storage::LogError;
+use crate::storage::{Isolation, LogError};
 use crate::sync::Wait;
 
-/// A partition and the high watermark that the fetch saw.
+/// A partition and the end that the fetch saw.
 pub struct Watched {
     /// The partition.
     pub partition: Rc<Partition>,
-    /// High watermark at the time of the read.
-    pub high_watermark_seen: i64,
+    /// What the fetch may see.
+    pub isolation: Isolation,
+    /// High watermark, or last stable offset, at the time of the read.
+    pub end_seen: i64,
 }
 
 impl Watched {
     fn moved(&self) -> bool {
         let log = &self.partition.log;
         // A log that failed still serves reads and has no news: only its end is some.
-        log.high_watermark() > self.high_watermark_seen || log.failure() == Some(LogError::Deleted)
+        let end = match self.isolation {
+            Isolation::Uncommitted => log.high_watermark(),
+            Isolation::Committed => log.last_stable_offset(),
+        };
+        end > self.end_seen || log.failure() == Some(LogError::Deleted)
     }
 }
 

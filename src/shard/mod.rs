@@ -18,14 +18,15 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::catalog::{Catalog, Topic, owner_core};
+use crate::catalog::{Catalog, Dynamic, ResourceKind, Topic, owner_core};
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::coordinator::Coordinators;
 use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX};
 use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
+use crate::quota::Quotas;
 use crate::rt;
-use crate::storage::{Log, LogResources, Recovered, SegmentSummary};
+use crate::storage::{Log, LogResources, Recovered, Reign, SegmentSummary};
 use crate::sync::Event;
 
 pub use control::{Control, ControlError};
@@ -41,8 +42,10 @@ pub type PartitionKey = (Uuid, i32);
 pub struct Shard {
     /// Index of the core, from 0.
     pub core: usize,
-    /// Broker configuration.
+    /// Broker configuration as at the start; see [`Shard::config_now`] for keys that can change.
     pub config: Arc<BrokerConfig>,
+    /// Client quotas, and the use that this core keeps account of.
+    pub quotas: Quotas,
     /// The way to other cores.
     pub mesh: Mesh,
     /// The way to the catalog's writer.
@@ -58,6 +61,7 @@ pub struct Shard {
     /// Fires when the broker stops.
     pub stop: Event,
     resources: LogResources,
+    config_now: RefCell<Arc<BrokerConfig>>,
     catalog: RefCell<Arc<Catalog>>,
     partitions: RefCell<HashMap<PartitionKey, Rc<Partition>>>,
     watches: RefCell<HashMap<u64, Rc<Event>>>,
@@ -115,6 +119,11 @@ impl Shard {
         self.catalog.borrow().clone()
     }
 
+    /// Broker configuration with what was changed since the start.
+    pub fn config_now(&self) -> Arc<BrokerConfig> {
+        self.config_now.borrow().clone()
+    }
+
     /// The core that owns a partition.
     pub fn owner_of(&self, topic_id: Uuid, partition: i32) -> usize {
         owner_core(topic_id, partition, self.mesh.cores())
@@ -157,6 +166,7 @@ impl Shard {
     /// Resolves when deleted partitions are out of the way of new ones with the same name.
     pub async fn apply_catalog(self: &Rc<Self>, new: Arc<Catalog>) {
         let old = self.catalog.replace(new.clone());
+        let defaults_changed = !Arc::ptr_eq(&old.dynamic, &new.dynamic) && self.apply_dynamic(&new.dynamic);
         for topic in old.topics() {
             if new.topic_by_id(topic.id).is_none() {
                 self.drop_topic(topic).await;
@@ -164,14 +174,26 @@ impl Shard {
         }
         for topic in new.topics() {
             let known = old.topic_by_id(topic.id);
-            if !known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
-                self.apply_topic(topic, |_| Recovered::default());
+            if defaults_changed || !known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
+                self.apply_topic(topic, |_, reign| Recovered { reign, ..Recovered::default() });
             }
         }
     }
 
-    fn apply_topic(&self, topic: &Arc<Topic>, recover: impl Fn(i32) -> Recovered) {
-        let config = Rc::new(TopicConfig::effective(&self.config, &topic.configs));
+    /// Takes new dynamic configurations and quotas; whether the broker's configuration is another one.
+    fn apply_dynamic(&self, dynamic: &Dynamic) -> bool {
+        self.quotas.set(dynamic.quotas());
+        let own = dynamic.configs(ResourceKind::Broker, &self.config.node_id.to_string());
+        let next = self.config.with_dynamic(dynamic.configs(ResourceKind::Broker, ""), own);
+        let changed = next != **self.config_now.borrow();
+        if changed {
+            self.config_now.replace(Arc::new(next));
+        }
+        changed
+    }
+
+    fn apply_topic(&self, topic: &Arc<Topic>, recover: impl Fn(i32, Reign) -> Recovered) {
+        let config = Rc::new(TopicConfig::effective(&self.config_now(), &topic.configs));
         for (index, meta) in topic.partitions.iter().enumerate() {
             let index = index as i32;
             if self.owner_of(topic.id, index) != self.core {
@@ -185,8 +207,9 @@ impl Shard {
             let name = format!("{}-{index}", topic.name);
             let directory = self.config.data_dir.join(&name);
             let metadata = format!("version: 0\ntopic_id: {}\n", kafka_uuid(topic.id)).into_bytes();
-            let log =
-                Log::new(name, directory, &self.resources, log_config(&config), recover(index), metadata);
+            let reign = Reign { first_epoch: topic.first_epoch, last_epoch: meta.leader_epoch };
+            let recovered = recover(index, reign);
+            let log = Log::new(name, directory, &self.resources, log_config(&config), recovered, metadata);
             let partition =
                 Partition::new(topic.name.clone(), topic.id, index, meta.leader_epoch, config.clone(), log);
             self.partitions.borrow_mut().insert((topic.id, index), partition);
@@ -241,8 +264,10 @@ impl Shard {
 
     /// Counts a connection of `address` in; false when there are too many in all, or of that address.
     pub fn admit_connection(&self, address: Option<IpAddr>) -> bool {
-        let per_address = (self.config.connection_count_per_ip_max.max(0) as usize).div_ceil(self.mesh.cores());
-        let limit = (self.config.connection_count_max.max(1) as usize).div_ceil(self.mesh.cores());
+        let per_address = (self.config_now.borrow().connection_count_per_ip_max.max(0) as usize)
+            .div_ceil(self.mesh.cores());
+        let limit =
+            (self.config_now.borrow().connection_count_max.max(1) as usize).div_ceil(self.mesh.cores());
         if self.connections.get() >= limit {
             return false;
         }
@@ -301,7 +326,8 @@ impl Shard {
             rt::sleep_ms(interval).await;
             let now_ms = rt::wall_ms();
             let all: Vec<_> = self.partitions.borrow().values().cloned().collect();
-            let expiry_ms = i64::try_from(self.config.producer_id_expiration_ms).unwrap_or(i64::MAX);
+            let expiry_ms =
+                i64::try_from(self.config_now.borrow().producer_id_expiration_ms).unwrap_or(i64::MAX);
             for partition in all {
                 partition.log.apply_retention(now_ms).await;
                 partition.log.close_idle_files();

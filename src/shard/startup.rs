@@ -59,6 +59,8 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         LogResources { disk, pool, cache: TailCache::new(setup.tail_bytes), rounds: Default::default() };
     let shard = Rc::new(Shard {
         core: setup.core,
+        config_now: RefCell::new(setup.config.clone()),
+        quotas: Default::default(),
         sessions: Sessions::new(setup.config.fetch_session_count_max.div_ceil(cores), setup.core, cores),
         config: setup.config,
         mesh: setup.mesh,
@@ -77,16 +79,16 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         addresses: RefCell::default(),
         complaints: Cell::new((0, 0)),
     });
+    shard.apply_dynamic(&setup.catalog.dynamic);
     for topic in setup.catalog.topics() {
         let failure = RefCell::new(None);
-        shard.apply_topic(topic, |index| {
+        shard.apply_topic(topic, |index, reign| {
             let directory = shard.config.data_dir.join(format!("{}-{index}", topic.name));
             let clean = setup.clean.get(&(topic.id, index)).map(|(base, summary)| (*base, summary));
-            let epoch = topic.partition(index).map_or(0, |partition| partition.leader_epoch);
-            recover(&directory, clean, epoch).unwrap_or_else(|error| {
+            recover(&directory, clean, reign).unwrap_or_else(|error| {
                 *failure.borrow_mut() =
                     Some(format!("{}: cannot be recovered: {error}", directory.display()));
-                Recovered::default()
+                Recovered { reign, ..Recovered::default() }
             })
         });
         if let Some(text) = failure.into_inner() {

@@ -83,6 +83,7 @@ impl Log {
         log_append_time_ms: i64,
     ) -> Result<Appended, AppendError> {
         assert!(ticket.is_for(self), "a ticket of another log");
+        assert!(leader_epoch >= self.first_epoch, "recovery would take the batch for an old one");
         ticket.turn().await;
         self.ensure_room(incoming.size_bytes() as u64).await.map_err(AppendError::Log)?;
         self.append_now(incoming, batch, leader_epoch, durability, log_append_time_ms)
@@ -274,7 +275,7 @@ impl Log {
             }
             self.directory_made.set(true);
         }
-        self.pool.take(base_offset, extent_bytes, size_bytes_max).await
+        self.pool.take(base_offset, self.first_epoch, extent_bytes, size_bytes_max).await
     }
 
     /// Opens the active segment's file: recovery leaves it closed, so that idle partitions cost no descriptor.
@@ -457,6 +458,7 @@ impl LogState {
         log_append_time_ms: i64,
     ) -> (u64, usize) {
         let base_offset = self.log_end_offset;
+        self.epoch_max = self.epoch_max.max(leader_epoch);
         if self.epochs.last().is_none_or(|(epoch, _)| *epoch < leader_epoch) {
             self.epochs.push((leader_epoch, base_offset));
         }

@@ -25,7 +25,12 @@ pub struct TailCache {
 impl TailCache {
     /// A budget of `limit_bytes`.
     pub fn new(limit_bytes: usize) -> Rc<TailCache> {
-        Rc::new(TailCache { limit_bytes, used_bytes: Cell::new(0), read_ns: Cell::new(None), queue: RefCell::default() })
+        Rc::new(TailCache {
+            limit_bytes,
+            used_bytes: Cell::new(0),
+            read_ns: Cell::new(None),
+            queue: RefCell::default(),
+        })
     }
 
     /// Bytes in use.

@@ -36,6 +36,8 @@ pub trait Disk {
     fn open(&self, path: &Path, create: bool) -> IoFuture<Rc<dyn DiskFile>>;
     /// Renames a file or directory and makes the new directory entry durable if `durable`.
     fn rename(&self, from: PathBuf, to: PathBuf, durable: bool) -> IoFuture<()>;
+    /// Cuts a file to `size_bytes` and renames it, both durably and in this order.
+    fn recycle(&self, from: PathBuf, to: PathBuf, size_bytes: u64) -> IoFuture<()>;
     /// Removes a file, off the core's thread: unlinking a large file takes a tenth of a second.
     fn remove(&self, path: PathBuf) -> IoFuture<()>;
     /// Removes a directory and everything in it, off the core's thread.

@@ -58,6 +58,11 @@ impl SegmentIndex {
         self.damaged.push(damage);
     }
 
+    /// Whether any bytes are known to be damaged.
+    pub fn has_damage(&self) -> bool {
+        !self.damaged.is_empty()
+    }
+
     /// The damage that covers `offset`, if any.
     pub fn damage_at(&self, offset: i64) -> Option<Damage> {
         self.damaged.iter().copied().find(|range| (range.offset_start..range.offset_end).contains(&offset))

@@ -97,6 +97,8 @@ pub(super) struct LogState {
     pub(super) transactions: Transactions,
     /// (leader epoch, first offset written under it), rising.
     pub(super) epochs: Vec<(i32, i64)>,
+    /// At or above the leader epoch of every batch in the log.
+    pub(super) epoch_max: i32,
     pub(super) log_start_offset: i64,
     pub(super) log_end_offset: i64,
     pub(super) next_file: NextFile,
@@ -116,6 +118,8 @@ pub struct Log {
     pub(super) pool: Rc<SegmentPool>,
     pub(super) cache: Rc<TailCache>,
     pub(super) rounds: Rc<FlushRounds>,
+    /// No batch of the log has a lower leader epoch.
+    pub(super) first_epoch: i32,
     pub(super) config: RefCell<LogConfig>,
     pub(super) state: RefCell<LogState>,
     /// Fired when a write, flush, roll or extension ends.
@@ -166,6 +170,7 @@ impl Log {
             producers: recovered.producers,
             transactions: recovered.transactions,
             epochs: recovered.epochs,
+            epoch_max: recovered.reign.last_epoch,
             log_start_offset: recovered.log_start_offset,
             log_end_offset: recovered.log_end_offset,
             next_file: NextFile::None,
@@ -182,6 +187,7 @@ impl Log {
             pool: resources.pool.clone(),
             cache: resources.cache.clone(),
             rounds: resources.rounds.clone(),
+            first_epoch: recovered.reign.first_epoch,
             config: RefCell::new(config),
             state: RefCell::new(state),
             progress: Event::default(),

@@ -35,7 +35,7 @@ pub use group_commit::{AckResult, FlushRounds};
 pub use index::SegmentSummary;
 pub use landing::{Incoming, Landing};
 pub use log::{Log, LogConfig, LogError, LogResources};
-pub use recovery::{Recovered, recover};
+pub use recovery::{Recovered, Reign, recover};
 pub use segment_pool::SegmentPool;
 pub use segment_reader::{Isolation, ReadOutcome};
 pub use tickets::Ticket;

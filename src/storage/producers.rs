@@ -43,7 +43,7 @@ impl Producers {
     /// Judges a batch before it is appended.
     pub fn check(&self, batch: &BatchInfo) -> SequenceCheck {
         // Coordinators write for a producer without its sequence numbers.
-        if batch.producer_id < 0 || batch.base_sequence < 0 {
+        if batch.producer_id < 0 || batch.base_sequence < 0 && !batch.is_control() {
             return SequenceCheck::Next;
         }
         let Some(entry) = self.entries.get(&batch.producer_id) else {

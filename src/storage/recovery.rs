@@ -2,10 +2,10 @@
 //!
 //! Owner: the core that will own the partition; runs blocking, before the core serves anybody.
 //! Invariants: sealed segments with a valid index file are not read; everything else is scanned and a
-//! batch is accepted only with the expected base offset and a CRC that matches. That keeps out stale batches
-//! of recycled files (see `segment_pool`); what a cut leaves behind is taken off the file, so that the next
-//! append cannot line up with it. A leader epoch, which no CRC covers, decides nothing: where it falls or
-//! is newer than the catalog's, it is damaged, and the batch is kept and reported.
+//! batch is accepted only with the expected base offset, a leader epoch not below the topic's first, and a CRC that
+//! matches. That keeps out stale batches of recycled files (see `segment_pool`); what a cut leaves behind is taken
+//! off the file, so that the next append cannot line up with it. Apart from that a leader epoch, which no CRC covers,
+//! decides nothing: where it falls or is newer than the catalog's, it is damaged, and the batch is kept and reported.
 //! A torn tail is cut; bytes that are cut although valid batches follow are saved beside the log and
 //! reported, whole segments too, if what is missing lies at the end of the one before; damage further inside than
 //! any write in flight could reach is kept as a hole and reported.
@@ -30,9 +30,29 @@ use crate::wire::record_batch::{self, BATCH_HEADER_SIZE, BatchInfo, TimestampTyp
 /// Bytes read at a time by a scan.
 const SCAN_WINDOW_BYTES: usize = 4 << 20;
 
+/// The leader epochs that the catalog knows of a partition: no batch has one outside of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reign {
+    /// The first epoch of the topic; intact batches of lower ones are another life's, left in a recycled file.
+    pub first_epoch: i32,
+    /// The epoch now.
+    pub last_epoch: i32,
+}
+
+/// The smallest piece of a write that reaches the disk whole or not at all.
+const SECTOR_BYTES: u64 = 512;
+
+/// Bytes of a batch before its magic byte, which no checksum covers: offset, length and leader epoch.
+const UNCHECKED_BYTES: u64 = 16;
+
+/// Where the checksum in a batch's header ends.
+const CRC_END: u64 = 21;
+
 /// What recovery hands to a log.
 #[derive(Default)]
 pub struct Recovered {
+    /// The leader epochs that may occur.
+    pub reign: Reign,
     /// Segments, oldest first; the last one is active.
     pub segments: VecDeque<Rc<Segment>>,
     /// First offset that can be read.
@@ -72,9 +92,9 @@ struct Scanned {
     marker: Option<Marker>,
 }
 
-/// Loads the partition in `directory`; `epoch_max` is its leader epoch in the catalog, which no batch exceeds.
-pub fn recover(directory: &Path, clean: CleanMark<'_>, epoch_max: i32) -> io::Result<Recovered> {
-    let mut recovered = Recovered::default();
+/// Loads the partition in `directory`, whose leader epochs in the catalog are `reign`.
+pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Result<Recovered> {
+    let mut recovered = Recovered { reign, ..Recovered::default() };
     let mut bases = match list_segments(directory) {
         Ok(bases) => bases,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(recovered),
@@ -86,10 +106,10 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, epoch_max: i32) -> io::Re
     let mut position = 0;
     let last = bases.len().saturating_sub(1);
     for (at, (base_offset, path)) in bases.iter().enumerate() {
-        let scan = load_segment(directory, *base_offset, path, at == last, clean, &recovered, epoch_max)?;
+        let scan = load_segment(directory, *base_offset, path, at == last, clean, &recovered)?;
         let known_end = expected.unwrap_or(*base_offset);
         if known_end != *base_offset {
-            if in_flight_at_most(directory, &bases[at..], clean, &recovered, epoch_max)? {
+            if in_flight_at_most(directory, &bases[at..], clean, &recovered)? {
                 set_aside(directory, &bases[at..], &mut recovered)?;
                 break;
             }
@@ -129,12 +149,10 @@ fn in_flight_at_most(
     segments: &[(i64, PathBuf)],
     clean: CleanMark<'_>,
     so_far: &Recovered,
-    epoch_max: i32,
 ) -> io::Result<bool> {
     let mut bytes = 0;
     for (base_offset, path) in segments {
-        bytes +=
-            load_segment(directory, *base_offset, path, false, clean, so_far, epoch_max)?.summary.size_bytes;
+        bytes += load_segment(directory, *base_offset, path, false, clean, so_far)?.summary.size_bytes;
         if bytes > 2 * PARTITION_BACKLOG_BYTES_MAX {
             return Ok(false);
         }
@@ -249,7 +267,6 @@ fn load_segment(
     is_last: bool,
     clean: CleanMark<'_>,
     so_far: &Recovered,
-    epoch_max: i32,
 ) -> io::Result<Scan> {
     let file = File::options().read(true).write(true).open(path)?;
     let file_size = file.metadata()?.len();
@@ -274,7 +291,7 @@ fn load_segment(
         return Ok(Scan { summary, from_file: true, batches: Vec::new(), reports: Vec::new() });
     }
     let epoch_floor = so_far.epochs.last().map_or(-1, |(epoch, _)| *epoch);
-    let mut scanner = Scanner::new(&file, file_size, path, base_offset, (epoch_floor, epoch_max));
+    let mut scanner = Scanner::new(&file, file_size, path, base_offset, epoch_floor, so_far.reign);
     scanner.run()?;
     // What a killed process wrote need not be flushed, and from here on it counts as flushed: a producer that
     // repeats a batch with acks=all is told at once that it is there.
@@ -302,7 +319,7 @@ struct Scanner<'a> {
     position: u64,
     expected_offset: i64,
     epoch_floor: i32,
-    epoch_max: i32,
+    reign: Reign,
     epochs: Vec<(i32, i64)>,
     index: SegmentIndex,
     max_timestamp: i64,
@@ -317,7 +334,8 @@ impl<'a> Scanner<'a> {
         file_size: u64,
         path: &'a Path,
         base_offset: i64,
-        (epoch_floor, epoch_max): (i32, i32),
+        epoch_floor: i32,
+        reign: Reign,
     ) -> Scanner<'a> {
         Scanner {
             file,
@@ -328,7 +346,7 @@ impl<'a> Scanner<'a> {
             position: 0,
             expected_offset: base_offset,
             epoch_floor,
-            epoch_max,
+            reign,
             epochs: Vec::new(),
             index: SegmentIndex::default(),
             max_timestamp: -1,
@@ -368,8 +386,39 @@ impl<'a> Scanner<'a> {
         Ok((bytes.len() == size && record_batch::crc_ok(bytes)).then_some(batch))
     }
 
+    /// Whether an intact batch was written for this log. (In topics from before first epochs were kept, whatever its
+    /// epoch: their files were recycled by offsets alone.)
+    fn is_ours(&self, batch: &BatchInfo) -> bool {
+        self.reign.first_epoch == 0 || batch.leader_epoch >= self.reign.first_epoch
+    }
+
     fn accepts(&self, batch: &BatchInfo) -> bool {
-        batch.base_offset == self.expected_offset
+        batch.base_offset == self.expected_offset && self.is_ours(batch)
+    }
+
+    /// Whether an intact batch was written for this log behind the place that is expected next.
+    fn is_ahead(&self, batch: &BatchInfo) -> bool {
+        batch.base_offset > self.expected_offset && self.is_ours(batch)
+    }
+
+    /// Whether `batch`, at the present position, has its first bytes from a write of this log and the rest from
+    /// another life of the file. What we patch (offset and epoch) lies before the CRC and is not covered by it: where
+    /// a sector ends in between, and only that sector was written, an old batch of the same place and size seems to
+    /// be ours. Its last sector then is old as well, so that what follows in it is no batch of ours and no padding.
+    fn is_chimera(&mut self, batch: &BatchInfo) -> io::Result<bool> {
+        let to_boundary = |at: u64| SECTOR_BYTES - at % SECTOR_BYTES;
+        let end = self.position + batch.size_bytes as u64;
+        let room = to_boundary(end) % SECTOR_BYTES;
+        if to_boundary(self.position) >= CRC_END || room < UNCHECKED_BYTES || end + room > self.file_size {
+            return Ok(false);
+        }
+        let reign = self.reign;
+        let follows = self.bytes(end, UNCHECKED_BYTES as usize)?;
+        let padding = follows.iter().all(|byte| *byte == 0);
+        let offset = follows.first_chunk().map(|bytes| i64::from_be_bytes(*bytes));
+        let epoch = follows.last_chunk().map(|bytes| i32::from_be_bytes(*bytes));
+        let ours = offset == Some(batch.next_offset()) && epoch >= Some(reign.first_epoch);
+        Ok(!padding && !ours)
     }
 
     fn accept(&mut self, mut batch: BatchInfo) -> io::Result<()> {
@@ -380,7 +429,7 @@ impl<'a> Scanner<'a> {
                 if control { control_batch::parse(self.bytes(position, batch.size_bytes)?) } else { None };
             self.batches.push(Scanned { batch, position, marker });
         }
-        if !(self.epoch_floor..=self.epoch_max).contains(&batch.leader_epoch) {
+        if !(self.epoch_floor..=self.reign.last_epoch).contains(&batch.leader_epoch) {
             self.report_epoch(&batch);
             batch.leader_epoch = self.epoch_floor;
         }
@@ -408,38 +457,40 @@ impl<'a> Scanner<'a> {
             self.position,
             batch.base_offset,
             self.epoch_floor,
-            self.epoch_max
+            self.reign.last_epoch
         ));
     }
 
     fn run(&mut self) -> io::Result<()> {
         loop {
+            let mut chimera = false;
             while let Some(batch) = self.batch_at(self.position)?.filter(|batch| self.accepts(batch)) {
+                chimera = self.is_chimera(&batch)?;
+                if chimera {
+                    break;
+                }
                 self.accept(batch)?;
             }
-            if !self.step_over_damage()? {
+            if !self.step_over_damage(chimera)? {
                 return Ok(());
             }
         }
     }
 
     /// At the first byte that is no acceptable batch: tells a torn tail from damage inside the log.
-    fn step_over_damage(&mut self) -> io::Result<bool> {
-        let Some((found, batch)) = self.next_valid(self.position + 1)? else { return Ok(false) };
+    fn step_over_damage(&mut self, chimera: bool) -> io::Result<bool> {
+        let Some((found, batch)) = self.next_valid(self.position + 1)? else {
+            if chimera {
+                self.cut()?;
+            }
+            return Ok(false);
+        };
         let gap = found - self.position;
         let path = self.path.display();
         let (from, next) = (self.expected_offset, batch.base_offset);
         if gap <= PARTITION_BACKLOG_BYTES_MAX && self.ends_within_backlog(found)? {
             // Writes in flight may reach the disk out of order; none of what follows was acknowledged.
-            let saved = self.save_cut()?;
-            self.reports.push(format!(
-                "{path}: cut at byte {} (offset {from}): the batch there is torn; \
-                 later bytes were saved to {}",
-                self.position,
-                saved.display()
-            ));
-            // A later append could end exactly where one of the old batches begins.
-            self.file.set_len(self.position)?;
+            self.cut()?;
             return Ok(false);
         }
         self.reports.push(format!(
@@ -473,12 +524,12 @@ impl<'a> Scanner<'a> {
                 continue;
             };
             at += offset as u64;
-            let expected = self.expected_offset;
-            let plausible = self.batch_at(at)?.filter(|batch| batch.base_offset > expected);
-            if let Some(batch) = plausible {
-                return Ok(Some((at, batch)));
+            match self.batch_at(at)? {
+                Some(batch) if self.is_ahead(&batch) => return Ok(Some((at, batch))),
+                // Nothing was written into it since it was whole.
+                Some(batch) => at += batch.size_bytes as u64,
+                None => at += 1,
             }
-            at += 1;
         }
         Ok(None)
     }
@@ -488,9 +539,8 @@ impl<'a> Scanner<'a> {
     fn ends_within_backlog(&mut self, found: u64) -> io::Result<bool> {
         let mut at = found;
         while at <= self.position + 2 * PARTITION_BACKLOG_BYTES_MAX {
-            let expected = self.expected_offset;
-            // Stale batches of a recycled file have lower offsets and prove nothing.
-            match self.batch_at(at)?.filter(|batch| batch.base_offset > expected) {
+            // Stale batches of a recycled file prove nothing.
+            match self.batch_at(at)?.filter(|batch| self.is_ahead(batch)) {
                 Some(batch) => at += batch.size_bytes as u64,
                 None => match self.next_valid(at + 1)? {
                     Some((next, _)) => at = next,
@@ -499,6 +549,19 @@ impl<'a> Scanner<'a> {
             }
         }
         Ok(false)
+    }
+
+    fn cut(&mut self) -> io::Result<()> {
+        let saved = self.save_cut()?;
+        self.reports.push(format!(
+            "{}: cut at byte {} (offset {}): the batch there is torn; later bytes were saved to {}",
+            self.path.display(),
+            self.position,
+            self.expected_offset,
+            saved.display()
+        ));
+        // A later append could end exactly where one of the old batches begins.
+        self.file.set_len(self.position)
     }
 
     fn save_cut(&mut self) -> io::Result<PathBuf> {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::log::{Log, LogError, LogState, NextFile};
 use super::segment::{Segment, index_file_name};
+use super::segment_pool::Stale;
 use super::tail::block_floor;
 use crate::rt;
 
@@ -77,11 +78,20 @@ impl Log {
         segment.close();
         let index = self.directory.join(index_file_name(segment.base_offset));
         let _ = self.disk.remove(index).await;
-        let size = block_floor(segment.size_bytes.get());
-        let outcome = self.pool.give_back(segment.path(), size, segment.next_offset.get()).await;
+        let outcome = self.recycle(&segment, segment.path()).await;
         if let Err(error) = outcome {
             tracing::warn!("{}: cannot give the file back: {error}", segment.path().display());
         }
+    }
+
+    /// Gives a segment's file to the pool, or removes it.
+    async fn recycle(&self, segment: &Segment, path: PathBuf) -> std::io::Result<()> {
+        // In a hole lies what nobody wrote, maybe an older life's batches under no known bound.
+        if segment.index.borrow().has_damage() {
+            return self.disk.remove(path).await;
+        }
+        let stale = Stale { end: segment.next_offset.get(), epoch: self.state.borrow().epoch_max };
+        self.pool.give_back(path, block_floor(segment.size_bytes.get()), stale).await
     }
 
     /// Ends the log: refuses everything from now on, waits for work in flight and takes its directory out
@@ -130,17 +140,8 @@ impl Log {
             rt::sleep_ms(READER_POLL_MS).await;
         }
         let Some(name) = segment.path().file_name().map(|name| graveyard.join(name)) else { return };
-        // Only the segment's own batches may remain: what lies behind them has no known offset bound.
-        let size = block_floor(segment.size_bytes.get());
-        if let Some(file) = segment.open_file() {
-            if file.truncate(size).await.is_err() {
-                return;
-            }
-        } else if !segment.sealed.get() {
-            return;
-        }
         segment.close();
-        let _ = self.pool.give_back(name, size, segment.next_offset.get()).await;
+        let _ = self.recycle(&segment, name).await;
     }
 }
 

@@ -2,10 +2,11 @@
 //! metadata and flushes cost a third (docs/ARCHITECTURE.md has the figures).
 //!
 //! Owner: one core; its directory is `pool/core-<k>` below the data directory.
-//! Invariant, the proof that old bytes are never taken for data: a pooled file's name carries
-//! `stale_end`, a bound above every record offset that its old bytes can hold. A file goes only to a
-//! segment whose base offset is at least `stale_end`. A scan accepts a batch only at the exact offset it
-//! expects, which is at least the base offset; so no stale batch can ever be accepted, torn or not.
+//! Invariant, the proof that old bytes are never taken for data: a pooled file's name carries two bounds on the
+//! batches in its old bytes, `stale_end` above every record offset and `stale_epoch` at or above every leader epoch.
+//! A file goes only to a segment that begins at or above `stale_end`, or whose topic's first epoch is above
+//! `stale_epoch`. A scan accepts a batch only at the exact offset it expects and of no epoch below the topic's first;
+//! so no stale batch can ever be accepted, torn or not (docs/FORMAT.md, Proof 1).
 //! It must not block the core: renames and unlinks go through the disk's own threads.
 
 use std::cell::{Cell, RefCell};
@@ -19,10 +20,32 @@ use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, POOL_FILE_BYTES, POOL_FILES_MAX}
 use crate::rt;
 use crate::storage::buffer::IoBuf;
 
+/// What is known of the batches that a file's old bytes can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale {
+    /// Above every record offset.
+    pub end: i64,
+    /// At or above every leader epoch.
+    pub epoch: i32,
+}
+
+impl Stale {
+    /// A file of zeros.
+    const NONE: Stale = Stale { end: 0, epoch: 0 };
+    /// A file that is being written: of no use to anybody else.
+    const UNKNOWN: Stale = Stale { end: i64::MAX, epoch: i32::MAX };
+
+    /// Whether no scan of a segment that begins at `base_offset`, of a topic that begins at `first_epoch`, can take
+    /// the old bytes for data.
+    fn fits(self, base_offset: i64, first_epoch: i32) -> bool {
+        self.end <= base_offset || self.epoch < first_epoch
+    }
+}
+
 struct Pooled {
     path: PathBuf,
     size_bytes: u64,
-    stale_end: i64,
+    stale: Stale,
 }
 
 /// A file handed out by the pool.
@@ -43,10 +66,19 @@ pub struct SegmentPool {
     next_number: Cell<u64>,
 }
 
-fn parse_name(name: &str) -> Option<(u64, i64)> {
+fn parse_name(name: &str) -> Option<(u64, Stale)> {
     let stem = name.strip_suffix(".seg")?;
-    let (number, stale_end) = stem.split_once('-')?;
-    Some((number.parse().ok()?, stale_end.parse().ok()?))
+    let (number, bounds) = stem.split_once('-')?;
+    // Names of format 1 have no epoch: such a file is known by its offsets alone.
+    let (end, epoch) = match bounds.split_once('-') {
+        Some((end, epoch)) => (end, epoch.parse().ok()?),
+        None => (bounds, i32::MAX),
+    };
+    Some((number.parse().ok()?, Stale { end: end.parse().ok()?, epoch }))
+}
+
+fn name_of(number: u64, stale: Stale) -> String {
+    format!("{number:010}-{}-{}.seg", stale.end, stale.epoch)
 }
 
 impl SegmentPool {
@@ -60,14 +92,14 @@ impl SegmentPool {
             let entry = entry?;
             let size_bytes = entry.metadata()?.len();
             match entry.file_name().to_str().and_then(parse_name) {
-                Some((number, stale_end))
-                    if stale_end < i64::MAX
+                Some((number, stale))
+                    if stale.end < i64::MAX
                         && files.len() < POOL_FILES_MAX
                         && pooled_bytes + size_bytes <= capacity_bytes =>
                 {
                     next_number = next_number.max(number + 1);
                     pooled_bytes += size_bytes;
-                    files.push_back(Pooled { path: entry.path(), size_bytes, stale_end });
+                    files.push_back(Pooled { path: entry.path(), size_bytes, stale });
                 }
                 _ => std::fs::remove_file(entry.path())?,
             }
@@ -92,32 +124,34 @@ impl SegmentPool {
         self.files.borrow().len()
     }
 
-    fn new_path(&self, stale_end: i64) -> PathBuf {
+    fn new_path(&self, stale: Stale) -> PathBuf {
         let number = self.next_number.get();
         self.next_number.set(number + 1);
-        self.directory.join(format!("{number:010}-{stale_end}.seg"))
+        self.directory.join(name_of(number, stale))
     }
 
-    /// A file for a segment that begins at `base_offset`, open and under its pool name.
+    /// A file for a segment that begins at `base_offset`, of a topic whose batches have no epoch below `first_epoch`;
+    /// open and under its pool name.
     ///
     /// The largest fitting file of at most `size_bytes_max` bytes is preferred; without one, a new file is
     /// made with `extent_bytes` reserved.
     pub async fn take(
         &self,
         base_offset: i64,
+        first_epoch: i32,
         extent_bytes: u64,
         size_bytes_max: u64,
     ) -> io::Result<(PoolFile, Rc<dyn DiskFile>)> {
-        if let Some(pooled) = self.pick(base_offset, size_bytes_max) {
+        if let Some(pooled) = self.pick(base_offset, first_epoch, size_bytes_max) {
             // Its bytes are about to change, maybe before the segment's own name is on disk: a crash must not
             // leave them in the pool under a bound that no longer holds. Files of the largest bound are
             // removed at start.
-            let path = self.new_path(i64::MAX);
+            let path = self.new_path(Stale::UNKNOWN);
             self.disk.rename(pooled.path, path.clone(), true).await?;
             let file = self.disk.open(&path, false).await?;
             return Ok((PoolFile { path, size_bytes: pooled.size_bytes }, file));
         }
-        let path = self.new_path(i64::MAX);
+        let path = self.new_path(Stale::UNKNOWN);
         let file = self.disk.open(&path, true).await?;
         if let Err(error) = file.reserve(0, extent_bytes).await {
             drop(file);
@@ -127,13 +161,16 @@ impl SegmentPool {
         Ok((PoolFile { path, size_bytes: extent_bytes }, file))
     }
 
-    fn pick(&self, base_offset: i64, size_bytes_max: u64) -> Option<Pooled> {
+    fn pick(&self, base_offset: i64, first_epoch: i32, size_bytes_max: u64) -> Option<Pooled> {
         let mut files = self.files.borrow_mut();
         let best = files
             .iter()
             .enumerate()
-            .filter(|(_, file)| file.stale_end <= base_offset && file.size_bytes <= size_bytes_max)
-            .max_by_key(|(_, file)| file.size_bytes)
+            .filter(|(_, file)| {
+                file.stale.fits(base_offset, first_epoch) && file.size_bytes <= size_bytes_max
+            })
+            // Of equals the one that fewest others could use.
+            .max_by_key(|(_, file)| (file.size_bytes, file.stale.end))
             .map(|(at, _)| at)?;
         let pooled = files.remove(best)?;
         self.pooled_bytes.set(self.pooled_bytes.get() - pooled.size_bytes);
@@ -142,31 +179,31 @@ impl SegmentPool {
 
     /// Takes a deleted segment's file back, or removes it when the pool is full.
     ///
-    /// `stale_end` must be above every record offset the file ever held. The caller guarantees that
-    /// nobody reads the file any more.
-    pub async fn give_back(&self, path: PathBuf, size_bytes: u64, stale_end: i64) -> io::Result<()> {
-        if size_bytes < CHUNK_SIZE_MAX as u64 || !self.make_room(size_bytes, stale_end) {
+    /// The first `size_bytes` must be batches back to back, all of them within `stale`: what an even older life of
+    /// the file left behind them is cut off. The caller guarantees that nobody reads the file any more.
+    pub async fn give_back(&self, path: PathBuf, size_bytes: u64, stale: Stale) -> io::Result<()> {
+        if size_bytes < CHUNK_SIZE_MAX as u64 || !self.make_room(size_bytes, stale) {
             return self.disk.remove(path).await;
         }
-        let new_path = self.new_path(stale_end);
-        // Durable, so that a file can never lie in the pool under a bound that is too low.
-        self.disk.rename(path, new_path.clone(), true).await?;
+        let new_path = self.new_path(stale);
+        // Durable, the cut before the name: a file can never lie in the pool under a bound that is too low.
+        self.disk.recycle(path, new_path.clone(), size_bytes).await?;
         self.pooled_bytes.set(self.pooled_bytes.get() + size_bytes);
-        self.files.borrow_mut().push_back(Pooled { path: new_path, size_bytes, stale_end });
+        self.files.borrow_mut().push_back(Pooled { path: new_path, size_bytes, stale });
         Ok(())
     }
 
     /// Makes room for a file by removing files with a higher bound, which fewer segments could use: those of
     /// a deleted topic would else keep out the files that the topics in use give back.
-    fn make_room(&self, size_bytes: u64, stale_end: i64) -> bool {
+    fn make_room(&self, size_bytes: u64, stale: Stale) -> bool {
         loop {
             let mut files = self.files.borrow_mut();
             let fits = self.pooled_bytes.get() + size_bytes <= self.capacity_bytes;
             if fits && files.len() < POOL_FILES_MAX {
                 return true;
             }
-            let worst = files.iter().enumerate().max_by_key(|(_, file)| file.stale_end).map(|(at, _)| at);
-            let Some(worst) = worst.filter(|at| files[*at].stale_end > stale_end) else { return false };
+            let worst = files.iter().enumerate().max_by_key(|(_, file)| file.stale.end).map(|(at, _)| at);
+            let Some(worst) = worst.filter(|at| files[*at].stale.end > stale.end) else { return false };
             let Some(file) = files.remove(worst) else { return false };
             self.pooled_bytes.set(self.pooled_bytes.get() - file.size_bytes);
             let disk = self.disk.clone();
@@ -180,7 +217,7 @@ impl SegmentPool {
     pub async fn prefill(&self, target_bytes: u64) -> io::Result<()> {
         let size_bytes = POOL_FILE_BYTES;
         while self.pooled_bytes.get() + size_bytes <= target_bytes.min(self.capacity_bytes) {
-            let path = self.new_path(0);
+            let path = self.new_path(Stale::NONE);
             let draft = path.with_extension("draft");
             let file = self.disk.open(&draft, true).await?;
             if let Err(error) = write_zeros(&file, size_bytes).await {
@@ -190,7 +227,7 @@ impl SegmentPool {
             }
             self.disk.rename(draft, path.clone(), true).await?;
             self.pooled_bytes.set(self.pooled_bytes.get() + size_bytes);
-            self.files.borrow_mut().push_back(Pooled { path, size_bytes, stale_end: 0 });
+            self.files.borrow_mut().push_back(Pooled { path, size_bytes, stale: Stale::NONE });
         }
         Ok(())
     }

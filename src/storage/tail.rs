@@ -157,7 +157,15 @@ impl Tail {
         let buffer = IoBuf::allocate(wanted);
         let issued = self.hand_over(segment, &buffer, keep);
         let (segment, lent) = (segment.clone(), Rc::default());
-        self.chunks.push_back(Chunk { segment, file_position, buffer, filled: keep, issued, closed: false, lent });
+        self.chunks.push_back(Chunk {
+            segment,
+            file_position,
+            buffer,
+            filled: keep,
+            issued,
+            closed: false,
+            lent,
+        });
         wanted
     }
 

@@ -25,8 +25,24 @@ pub const FETCH: i16 = 1;
 pub const LIST_OFFSETS: i16 = 2;
 /// Api key of Metadata.
 pub const METADATA: i16 = 3;
+/// Api key of OffsetCommit.
+pub const OFFSET_COMMIT: i16 = 8;
+/// Api key of OffsetFetch.
+pub const OFFSET_FETCH: i16 = 9;
 /// Api key of FindCoordinator.
 pub const FIND_COORDINATOR: i16 = 10;
+/// Api key of JoinGroup.
+pub const JOIN_GROUP: i16 = 11;
+/// Api key of Heartbeat.
+pub const HEARTBEAT: i16 = 12;
+/// Api key of LeaveGroup.
+pub const LEAVE_GROUP: i16 = 13;
+/// Api key of SyncGroup.
+pub const SYNC_GROUP: i16 = 14;
+/// Api key of DescribeGroups.
+pub const DESCRIBE_GROUPS: i16 = 15;
+/// Api key of ListGroups.
+pub const LIST_GROUPS: i16 = 16;
 /// Api key of ApiVersions.
 pub const API_VERSIONS: i16 = 18;
 /// Api key of CreateTopics.
@@ -37,14 +53,64 @@ pub const DELETE_TOPICS: i16 = 20;
 pub const INIT_PRODUCER_ID: i16 = 22;
 /// Api key of OffsetForLeaderEpoch.
 pub const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
+/// Api key of AddPartitionsToTxn.
+pub const ADD_PARTITIONS_TO_TXN: i16 = 24;
+/// Api key of AddOffsetsToTxn.
+pub const ADD_OFFSETS_TO_TXN: i16 = 25;
+/// Api key of EndTxn.
+pub const END_TXN: i16 = 26;
+/// Api key of WriteTxnMarkers.
+pub const WRITE_TXN_MARKERS: i16 = 27;
+/// Api key of TxnOffsetCommit.
+pub const TXN_OFFSET_COMMIT: i16 = 28;
 /// Api key of DescribeConfigs.
 pub const DESCRIBE_CONFIGS: i16 = 32;
+/// Api key of AlterConfigs.
+pub const ALTER_CONFIGS: i16 = 33;
+/// Api key of AlterReplicaLogDirs.
+pub const ALTER_REPLICA_LOG_DIRS: i16 = 34;
 /// Api key of DescribeLogDirs.
 pub const DESCRIBE_LOG_DIRS: i16 = 35;
 /// Api key of CreatePartitions.
 pub const CREATE_PARTITIONS: i16 = 37;
+/// Api key of DeleteGroups.
+pub const DELETE_GROUPS: i16 = 42;
+/// Api key of ElectLeaders.
+pub const ELECT_LEADERS: i16 = 43;
+/// Api key of IncrementalAlterConfigs.
+pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
+/// Api key of AlterPartitionReassignments.
+pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
+/// Api key of ListPartitionReassignments.
+pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
+/// Api key of OffsetDelete.
+pub const OFFSET_DELETE: i16 = 47;
+/// Api key of DescribeClientQuotas.
+pub const DESCRIBE_CLIENT_QUOTAS: i16 = 48;
+/// Api key of AlterClientQuotas.
+pub const ALTER_CLIENT_QUOTAS: i16 = 49;
+/// Api key of DescribeQuorum.
+pub const DESCRIBE_QUORUM: i16 = 55;
+/// Api key of UpdateFeatures.
+pub const UPDATE_FEATURES: i16 = 57;
 /// Api key of DescribeCluster.
 pub const DESCRIBE_CLUSTER: i16 = 60;
+/// Api key of DescribeProducers.
+pub const DESCRIBE_PRODUCERS: i16 = 61;
+/// Api key of DescribeTransactions.
+pub const DESCRIBE_TRANSACTIONS: i16 = 65;
+/// Api key of ListTransactions.
+pub const LIST_TRANSACTIONS: i16 = 66;
+/// Api key of ConsumerGroupHeartbeat.
+pub const CONSUMER_GROUP_HEARTBEAT: i16 = 68;
+/// Api key of ConsumerGroupDescribe.
+pub const CONSUMER_GROUP_DESCRIBE: i16 = 69;
+/// Api key of GetTelemetrySubscriptions.
+pub const GET_TELEMETRY_SUBSCRIPTIONS: i16 = 71;
+/// Api key of PushTelemetry.
+pub const PUSH_TELEMETRY: i16 = 72;
+/// Api key of ListConfigResources.
+pub const LIST_CONFIG_RESOURCES: i16 = 74;
 /// Api key of DescribeTopicPartitions.
 pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 
@@ -62,16 +128,49 @@ pub const SUPPORTED: &[ApiRange] = &[
     range(FETCH, 4, 18, "Fetch"),
     range(LIST_OFFSETS, 1, 10, "ListOffsets"),
     range(METADATA, 0, 13, "Metadata"),
+    range(OFFSET_COMMIT, 2, 9, "OffsetCommit"),
+    range(OFFSET_FETCH, 1, 9, "OffsetFetch"),
     range(FIND_COORDINATOR, 0, 6, "FindCoordinator"),
+    range(JOIN_GROUP, 0, 9, "JoinGroup"),
+    range(HEARTBEAT, 0, 4, "Heartbeat"),
+    range(LEAVE_GROUP, 0, 5, "LeaveGroup"),
+    range(SYNC_GROUP, 0, 5, "SyncGroup"),
+    range(DESCRIBE_GROUPS, 0, 6, "DescribeGroups"),
+    range(LIST_GROUPS, 0, 5, "ListGroups"),
     range(API_VERSIONS, 0, 4, "ApiVersions"),
     range(CREATE_TOPICS, 2, 7, "CreateTopics"),
     range(DELETE_TOPICS, 1, 6, "DeleteTopics"),
     range(INIT_PRODUCER_ID, 0, 5, "InitProducerId"),
     range(OFFSET_FOR_LEADER_EPOCH, 2, 4, "OffsetForLeaderEpoch"),
+    range(ADD_PARTITIONS_TO_TXN, 0, 5, "AddPartitionsToTxn"),
+    range(ADD_OFFSETS_TO_TXN, 0, 4, "AddOffsetsToTxn"),
+    range(END_TXN, 0, 5, "EndTxn"),
+    range(WRITE_TXN_MARKERS, 1, 1, "WriteTxnMarkers"),
+    range(TXN_OFFSET_COMMIT, 0, 5, "TxnOffsetCommit"),
     range(DESCRIBE_CONFIGS, 1, 4, "DescribeConfigs"),
+    range(ALTER_CONFIGS, 0, 2, "AlterConfigs"),
+    range(ALTER_REPLICA_LOG_DIRS, 1, 2, "AlterReplicaLogDirs"),
     range(DESCRIBE_LOG_DIRS, 1, 4, "DescribeLogDirs"),
     range(CREATE_PARTITIONS, 0, 3, "CreatePartitions"),
+    range(DELETE_GROUPS, 0, 2, "DeleteGroups"),
+    range(ELECT_LEADERS, 0, 2, "ElectLeaders"),
+    range(INCREMENTAL_ALTER_CONFIGS, 0, 1, "IncrementalAlterConfigs"),
+    range(ALTER_PARTITION_REASSIGNMENTS, 0, 1, "AlterPartitionReassignments"),
+    range(LIST_PARTITION_REASSIGNMENTS, 0, 0, "ListPartitionReassignments"),
+    range(OFFSET_DELETE, 0, 0, "OffsetDelete"),
+    range(DESCRIBE_CLIENT_QUOTAS, 0, 1, "DescribeClientQuotas"),
+    range(ALTER_CLIENT_QUOTAS, 0, 1, "AlterClientQuotas"),
+    range(DESCRIBE_QUORUM, 0, 2, "DescribeQuorum"),
+    range(UPDATE_FEATURES, 0, 2, "UpdateFeatures"),
     range(DESCRIBE_CLUSTER, 0, 2, "DescribeCluster"),
+    range(DESCRIBE_PRODUCERS, 0, 0, "DescribeProducers"),
+    range(DESCRIBE_TRANSACTIONS, 0, 0, "DescribeTransactions"),
+    range(LIST_TRANSACTIONS, 0, 2, "ListTransactions"),
+    range(CONSUMER_GROUP_HEARTBEAT, 0, 1, "ConsumerGroupHeartbeat"),
+    range(CONSUMER_GROUP_DESCRIBE, 0, 1, "ConsumerGroupDescribe"),
+    range(GET_TELEMETRY_SUBSCRIPTIONS, 0, 0, "GetTelemetrySubscriptions"),
+    range(PUSH_TELEMETRY, 0, 0, "PushTelemetry"),
+    range(LIST_CONFIG_RESOURCES, 0, 1, "ListConfigResources"),
     range(DESCRIBE_TOPIC_PARTITIONS, 0, 0, "DescribeTopicPartitions"),
 ];
 
@@ -122,9 +221,33 @@ mod tests {
             FIND_COORDINATOR => FindCoordinatorRequest, API_VERSIONS => ApiVersionsRequest,
             CREATE_TOPICS => CreateTopicsRequest,
             DELETE_TOPICS => DeleteTopicsRequest, INIT_PRODUCER_ID => InitProducerIdRequest,
-            OFFSET_FOR_LEADER_EPOCH => OffsetForLeaderEpochRequest, DESCRIBE_CONFIGS => DescribeConfigsRequest,
+            OFFSET_FOR_LEADER_EPOCH => OffsetForLeaderEpochRequest,
+            ADD_PARTITIONS_TO_TXN => AddPartitionsToTxnRequest, ADD_OFFSETS_TO_TXN => AddOffsetsToTxnRequest,
+            END_TXN => EndTxnRequest, WRITE_TXN_MARKERS => WriteTxnMarkersRequest,
+            TXN_OFFSET_COMMIT => TxnOffsetCommitRequest,
+            DESCRIBE_PRODUCERS => DescribeProducersRequest, DESCRIBE_TRANSACTIONS => DescribeTransactionsRequest,
+            LIST_TRANSACTIONS => ListTransactionsRequest, DESCRIBE_CONFIGS => DescribeConfigsRequest,
             DESCRIBE_LOG_DIRS => DescribeLogDirsRequest, CREATE_PARTITIONS => CreatePartitionsRequest,
+            OFFSET_COMMIT => OffsetCommitRequest, OFFSET_FETCH => OffsetFetchRequest, JOIN_GROUP => JoinGroupRequest,
+            HEARTBEAT => HeartbeatRequest, LEAVE_GROUP => LeaveGroupRequest, SYNC_GROUP => SyncGroupRequest,
+            DESCRIBE_GROUPS => DescribeGroupsRequest, LIST_GROUPS => ListGroupsRequest,
+            DELETE_GROUPS => DeleteGroupsRequest, OFFSET_DELETE => OffsetDeleteRequest,
+            CONSUMER_GROUP_HEARTBEAT => ConsumerGroupHeartbeatRequest,
+            CONSUMER_GROUP_DESCRIBE => ConsumerGroupDescribeRequest,
             DESCRIBE_CLUSTER => DescribeClusterRequest, DESCRIBE_TOPIC_PARTITIONS => DescribeTopicPartitionsRequest,
+            ALTER_CONFIGS => AlterConfigsRequest,
+            ALTER_REPLICA_LOG_DIRS => AlterReplicaLogDirsRequest,
+            ELECT_LEADERS => ElectLeadersRequest,
+            INCREMENTAL_ALTER_CONFIGS => IncrementalAlterConfigsRequest,
+            ALTER_PARTITION_REASSIGNMENTS => AlterPartitionReassignmentsRequest,
+            LIST_PARTITION_REASSIGNMENTS => ListPartitionReassignmentsRequest,
+            DESCRIBE_CLIENT_QUOTAS => DescribeClientQuotasRequest,
+            ALTER_CLIENT_QUOTAS => AlterClientQuotasRequest,
+            DESCRIBE_QUORUM => DescribeQuorumRequest,
+            UPDATE_FEATURES => UpdateFeaturesRequest,
+            GET_TELEMETRY_SUBSCRIPTIONS => GetTelemetrySubscriptionsRequest,
+            PUSH_TELEMETRY => PushTelemetryRequest,
+            LIST_CONFIG_RESOURCES => ListConfigResourcesRequest,
         ];
         assert_eq!(known.len() + 1, SUPPORTED.len(), "every API but Produce");
         for (key, versions) in known {

@@ -15,6 +15,8 @@ use super::record_batch::{
     BATCH_HEADER_SIZE, BATCH_LENGTH_PREFIX_SIZE, BatchHeader, CRC_COVERS_FROM, Compression, NO_TIMESTAMP,
 };
 
+/// The fastest level of gzip.
+const GZIP_FAST: u32 = 1;
 /// Uncompressed bytes of one xerial block, as Java's writer cuts them.
 const XERIAL_BLOCK_SIZE: usize = 32 * 1024;
 /// First bytes of xerial's snappy framing: magic, version 1, compatible with 1.
@@ -146,7 +148,7 @@ impl BatchBuilder {
 
     /// Encodes the batch.
     pub fn build(&self) -> Vec<u8> {
-        let payload = compress(self.compression, self.xerial, &self.records);
+        let payload = compress(self.compression, self.xerial, GZIP_FAST, &self.records);
         let size_bytes = BATCH_HEADER_SIZE + payload.len();
         let header = BatchHeader {
             base_offset: self.base_offset.into(),
@@ -182,12 +184,13 @@ fn varint_bytes(out: &mut Writer<'_>, bytes: Option<&[u8]>) {
     out.raw(bytes.unwrap_or_default());
 }
 
-fn compress(compression: Compression, xerial: bool, records: &[u8]) -> Vec<u8> {
+/// Packs encoded records. `gzip_level` is 1 to 9.
+pub(super) fn compress(compression: Compression, xerial: bool, gzip_level: u32, records: &[u8]) -> Vec<u8> {
     const IN_MEMORY: &str = "writing to memory does not fail";
     match compression {
         Compression::None => records.to_vec(),
         Compression::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(gzip_level));
             encoder.write_all(records).expect(IN_MEMORY);
             encoder.finish().expect(IN_MEMORY)
         }

@@ -14,6 +14,7 @@
 //! Must not: allocate, or judge what a field means. UTF-8 is left to the decoder, which checks it without harm.
 
 use super::api_table::*;
+use super::gate_admin;
 use super::primitives::{Reader, WireError};
 
 /// Array elements one request may have, over all its arrays. A Metadata or ListOffsets request for every partition
@@ -27,11 +28,12 @@ pub const DECODED_TO_WIRE_RATIO_MAX: usize = 64;
 
 /// What stands at one place of a request.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     /// An integer, boolean or uuid of that many bytes.
     Fixed(usize),
     Str,
     NullableStr,
+    Bytes,
     Array(Element),
     NullableArray(Element),
     /// A presence byte, 1 for present, then the struct.
@@ -39,7 +41,7 @@ enum Kind {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Element {
+pub(super) enum Element {
     Fixed(usize),
     Str,
     Struct(&'static [Field]),
@@ -47,7 +49,7 @@ enum Element {
 
 /// A field and the versions it exists in, both inclusive.
 #[derive(Debug, Clone, Copy)]
-struct Field {
+pub(super) struct Field {
     since: i16,
     until: i16,
     kind: Kind,
@@ -59,25 +61,25 @@ impl Field {
     }
 }
 
-const fn all(kind: Kind) -> Field {
+pub(super) const fn all(kind: Kind) -> Field {
     Field { since: 0, until: i16::MAX, kind }
 }
 
-const fn from(since: i16, kind: Kind) -> Field {
+pub(super) const fn from(since: i16, kind: Kind) -> Field {
     Field { since, until: i16::MAX, kind }
 }
 
-const fn within(since: i16, until: i16, kind: Kind) -> Field {
+pub(super) const fn within(since: i16, until: i16, kind: Kind) -> Field {
     Field { since, until, kind }
 }
 
-const BOOL: Kind = Kind::Fixed(1);
-const I8: Kind = Kind::Fixed(1);
-const I16: Kind = Kind::Fixed(2);
-const I32: Kind = Kind::Fixed(4);
-const I64: Kind = Kind::Fixed(8);
-const UUID: Kind = Kind::Fixed(16);
-const I32_ELEMENT: Element = Element::Fixed(4);
+pub(super) const BOOL: Kind = Kind::Fixed(1);
+pub(super) const I8: Kind = Kind::Fixed(1);
+pub(super) const I16: Kind = Kind::Fixed(2);
+pub(super) const I32: Kind = Kind::Fixed(4);
+pub(super) const I64: Kind = Kind::Fixed(8);
+pub(super) const UUID: Kind = Kind::Fixed(16);
+pub(super) const I32_ELEMENT: Element = Element::Fixed(4);
 
 const LIST_OFFSETS_PARTITION: &[Field] = &[all(I32), from(4, I32), all(I64)];
 const LIST_OFFSETS_TOPIC: &[Field] =
@@ -124,6 +126,42 @@ const LEADER_EPOCH_TOPIC: &[Field] =
     &[all(Kind::Str), all(Kind::Array(Element::Struct(LEADER_EPOCH_PARTITION)))];
 const LEADER_EPOCH_REQUEST: &[Field] = &[from(3, I32), all(Kind::Array(Element::Struct(LEADER_EPOCH_TOPIC)))];
 
+const TXN_TOPIC: &[Field] = &[all(Kind::Str), all(Kind::Array(I32_ELEMENT))];
+const ADD_PARTITIONS_TRANSACTION: &[Field] =
+    &[all(Kind::Str), all(I64), all(I16), all(BOOL), all(Kind::Array(Element::Struct(TXN_TOPIC)))];
+const ADD_PARTITIONS_REQUEST: &[Field] = &[
+    from(4, Kind::Array(Element::Struct(ADD_PARTITIONS_TRANSACTION))),
+    within(0, 3, Kind::Str),
+    within(0, 3, I64),
+    within(0, 3, I16),
+    within(0, 3, Kind::Array(Element::Struct(TXN_TOPIC))),
+];
+const ADD_OFFSETS_REQUEST: &[Field] = &[all(Kind::Str), all(I64), all(I16), all(Kind::Str)];
+const END_TXN_REQUEST: &[Field] = &[all(Kind::Str), all(I64), all(I16), all(BOOL)];
+const WRITE_MARKERS_MARKER: &[Field] =
+    &[all(I64), all(I16), all(BOOL), all(Kind::Array(Element::Struct(TXN_TOPIC))), all(I32)];
+const WRITE_MARKERS_REQUEST: &[Field] = &[all(Kind::Array(Element::Struct(WRITE_MARKERS_MARKER)))];
+const TXN_OFFSET_PARTITION: &[Field] = &[all(I32), all(I64), from(2, I32), all(Kind::NullableStr)];
+const TXN_OFFSET_TOPIC: &[Field] = &[all(Kind::Str), all(Kind::Array(Element::Struct(TXN_OFFSET_PARTITION)))];
+const TXN_OFFSET_COMMIT_REQUEST: &[Field] = &[
+    all(Kind::Str),
+    all(Kind::Str),
+    all(I64),
+    all(I16),
+    from(3, I32),
+    from(3, Kind::Str),
+    from(3, Kind::NullableStr),
+    all(Kind::Array(Element::Struct(TXN_OFFSET_TOPIC))),
+];
+const DESCRIBE_PRODUCERS_REQUEST: &[Field] = &[all(Kind::Array(Element::Struct(TXN_TOPIC)))];
+const DESCRIBE_TRANSACTIONS_REQUEST: &[Field] = &[all(Kind::Array(Element::Str))];
+const LIST_TRANSACTIONS_REQUEST: &[Field] = &[
+    all(Kind::Array(Element::Str)),
+    all(Kind::Array(Element::Fixed(8))),
+    from(1, I64),
+    from(2, Kind::NullableStr),
+];
+
 const DESCRIBE_CONFIGS_RESOURCE: &[Field] =
     &[all(I8), all(Kind::Str), all(Kind::NullableArray(Element::Str))];
 const DESCRIBE_CONFIGS_REQUEST: &[Field] =
@@ -159,12 +197,20 @@ fn schema(api_key: i16) -> Option<&'static [Field]> {
         DELETE_TOPICS => DELETE_TOPICS_REQUEST,
         INIT_PRODUCER_ID => INIT_PRODUCER_ID_REQUEST,
         OFFSET_FOR_LEADER_EPOCH => LEADER_EPOCH_REQUEST,
+        ADD_PARTITIONS_TO_TXN => ADD_PARTITIONS_REQUEST,
+        ADD_OFFSETS_TO_TXN => ADD_OFFSETS_REQUEST,
+        END_TXN => END_TXN_REQUEST,
+        WRITE_TXN_MARKERS => WRITE_MARKERS_REQUEST,
+        TXN_OFFSET_COMMIT => TXN_OFFSET_COMMIT_REQUEST,
+        DESCRIBE_PRODUCERS => DESCRIBE_PRODUCERS_REQUEST,
+        DESCRIBE_TRANSACTIONS => DESCRIBE_TRANSACTIONS_REQUEST,
+        LIST_TRANSACTIONS => LIST_TRANSACTIONS_REQUEST,
         DESCRIBE_CONFIGS => DESCRIBE_CONFIGS_REQUEST,
         DESCRIBE_LOG_DIRS => DESCRIBE_LOG_DIRS_REQUEST,
         CREATE_PARTITIONS => CREATE_PARTITIONS_REQUEST,
         DESCRIBE_CLUSTER => DESCRIBE_CLUSTER_REQUEST,
         DESCRIBE_TOPIC_PARTITIONS => TOPIC_PARTITIONS_REQUEST,
-        _ => return None,
+        _ => return gate_admin::schema(api_key).or_else(|| super::gate_groups::schema(api_key)),
     })
 }
 
@@ -216,6 +262,7 @@ impl Walk<'_> {
             Kind::Fixed(size_bytes) => self.reader.take(size_bytes).map(|_| ()),
             Kind::Str => self.string(false),
             Kind::NullableStr => self.string(true),
+            Kind::Bytes => self.reader.bytes(self.flexible).map(|_| ()),
             Kind::Array(element) => self.array(element, false),
             Kind::NullableArray(element) => self.array(element, true),
             Kind::OptionalStruct(fields) => match self.reader.i8()? {
@@ -260,7 +307,7 @@ impl Walk<'_> {
 }
 
 /// Bytes the smallest encoding of an element takes.
-fn element_size_min(element: Element, version: i16, flexible: bool) -> usize {
+pub(super) fn element_size_min(element: Element, version: i16, flexible: bool) -> usize {
     let string_size_min = if flexible { 1 } else { 2 };
     let array_size_min = if flexible { 1 } else { 4 };
     let fields = match element {
@@ -271,7 +318,7 @@ fn element_size_min(element: Element, version: i16, flexible: bool) -> usize {
     let size = |kind| match kind {
         Kind::Fixed(size_bytes) => size_bytes,
         Kind::Str | Kind::NullableStr => string_size_min,
-        Kind::Array(_) | Kind::NullableArray(_) => array_size_min,
+        Kind::Array(_) | Kind::NullableArray(_) | Kind::Bytes => array_size_min,
         Kind::OptionalStruct(_) => 1,
     };
     let fields = fields.iter().filter(|field| field.exists_in(version));
@@ -298,7 +345,35 @@ mod tests {
     /// `kafka-protocol` or a table changes.
     #[test]
     fn decoded_elements_are_at_most_the_promised_ratio_larger() {
+        use kafka_protocol::messages::{add_partitions_to_txn_request, describe_producers_request};
+        use kafka_protocol::messages::{txn_offset_commit_request, write_txn_markers_request};
         let cases = [
+            (
+                ADD_PARTITIONS_TO_TXN,
+                Element::Struct(TXN_TOPIC),
+                size_of::<add_partitions_to_txn_request::AddPartitionsToTxnTopic>(),
+            ),
+            (
+                WRITE_TXN_MARKERS,
+                Element::Struct(WRITE_MARKERS_MARKER),
+                size_of::<write_txn_markers_request::WritableTxnMarker>(),
+            ),
+            (
+                TXN_OFFSET_COMMIT,
+                Element::Struct(TXN_OFFSET_TOPIC),
+                size_of::<txn_offset_commit_request::TxnOffsetCommitRequestTopic>(),
+            ),
+            (
+                TXN_OFFSET_COMMIT,
+                Element::Struct(TXN_OFFSET_PARTITION),
+                size_of::<txn_offset_commit_request::TxnOffsetCommitRequestPartition>(),
+            ),
+            (
+                DESCRIBE_PRODUCERS,
+                Element::Struct(TXN_TOPIC),
+                size_of::<describe_producers_request::TopicRequest>(),
+            ),
+            (LIST_TRANSACTIONS, Element::Str, size_of::<StrBytes>()),
             (LIST_OFFSETS, Element::Struct(LIST_OFFSETS_PARTITION), size_of::<ListOffsetsPartition>()),
             (LIST_OFFSETS, Element::Struct(LIST_OFFSETS_TOPIC), size_of::<ListOffsetsTopic>()),
             (METADATA, Element::Struct(METADATA_TOPIC), size_of::<MetadataRequestTopic>()),

@@ -240,7 +240,7 @@ pub fn has_record_without_key(batch: &[u8]) -> Result<bool, RecordsError> {
 struct OverLimit;
 
 /// Counts what a decompressor puts out and fails once that is too much.
-struct Capped<'a> {
+pub(super) struct Capped<'a> {
     inner: Box<dyn Read + 'a>,
     bytes_left: u64,
 }
@@ -254,7 +254,7 @@ impl Read for Capped<'_> {
     }
 }
 
-fn decompress(compression: Compression, packed: &[u8]) -> Result<Capped<'_>, RecordsError> {
+pub(super) fn decompress(compression: Compression, packed: &[u8]) -> Result<Capped<'_>, RecordsError> {
     let by_ratio = (packed.len() as u64).saturating_mul(DECOMPRESSED_RATIO_MAX);
     let bytes_left = match compression {
         Compression::None => packed.len() as u64,

@@ -24,6 +24,17 @@ pub fn idempotent(
     builder(tag, count, value_size).producer(producer.0, producer.1, sequence).build()
 }
 
+/// The same, as part of a transaction.
+pub fn transactional(
+    tag: &str,
+    count: usize,
+    value_size: usize,
+    producer: (i64, i16),
+    sequence: i32,
+) -> Vec<u8> {
+    builder(tag, count, value_size).producer(producer.0, producer.1, sequence).flags(0x10).build()
+}
+
 fn builder(tag: &str, count: usize, value_size: usize) -> BatchBuilder {
     let now_ms = ringlog::rt::wall_ms();
     let mut builder = BatchBuilder::new();

@@ -13,6 +13,7 @@ pub mod broker;
 pub mod client;
 pub mod ledger;
 pub mod random;
+pub mod transactions;
 
 use std::time::{Duration, Instant};
 

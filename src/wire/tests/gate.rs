@@ -22,15 +22,15 @@ use crate::wire::gate::*;
 
 const ID: Uuid = Uuid::from_u128(7);
 
-fn text(text: &'static str) -> StrBytes {
+pub(super) fn text(text: &'static str) -> StrBytes {
     StrBytes::from_static_str(text)
 }
 
-fn name(name: &'static str) -> TopicName {
+pub(super) fn name(name: &'static str) -> TopicName {
     TopicName(text(name))
 }
 
-fn encoded(request: impl Encodable, version: i16) -> Vec<u8> {
+pub(super) fn encoded(request: impl Encodable, version: i16) -> Vec<u8> {
     let mut body = BytesMut::new();
     request.encode(&mut body, version).expect("encodes");
     body.to_vec()
@@ -160,6 +160,99 @@ fn api_versions(version: i16) -> Vec<u8> {
     )
 }
 
+fn add_partitions(version: i16) -> Vec<u8> {
+    use add_partitions_to_txn_request::*;
+    let topic = AddPartitionsToTxnTopic::default().with_name(name("t")).with_partitions(vec![1, 2]);
+    let request = AddPartitionsToTxnRequest::default();
+    if version < 4 {
+        let request = request
+            .with_v3_and_below_transactional_id(TransactionalId(text("tx")))
+            .with_v3_and_below_producer_id(ProducerId(4))
+            .with_v3_and_below_topics(vec![topic]);
+        return encoded(request, version);
+    }
+    let transaction = AddPartitionsToTxnTransaction::default()
+        .with_transactional_id(TransactionalId(text("tx")))
+        .with_verify_only(true)
+        .with_topics(vec![topic.clone(), topic]);
+    encoded(request.with_transactions(vec![transaction.clone(), transaction]), version)
+}
+
+fn txn_offset_commit(version: i16) -> Vec<u8> {
+    use txn_offset_commit_request::*;
+    let partition = TxnOffsetCommitRequestPartition::default()
+        .with_partition_index(1)
+        .with_committed_offset(7)
+        .with_committed_metadata(Some(text("m")));
+    let topic = TxnOffsetCommitRequestTopic::default()
+        .with_name(name("t"))
+        .with_partitions(vec![partition.clone(), partition.with_committed_metadata(None)]);
+    let request = TxnOffsetCommitRequest::default()
+        .with_transactional_id(TransactionalId(text("tx")))
+        .with_group_id(GroupId(text("g")))
+        .with_topics(vec![topic]);
+    encoded(
+        match version {
+            3.. => request
+                .with_generation_id(4)
+                .with_member_id(text("m"))
+                .with_group_instance_id(Some(text("i"))),
+            _ => request,
+        },
+        version,
+    )
+}
+
+fn write_markers(version: i16) -> Vec<u8> {
+    use write_txn_markers_request::*;
+    let topic = WritableTxnMarkerTopic::default().with_name(name("t")).with_partition_indexes(vec![1, 2]);
+    let marker = WritableTxnMarker::default().with_producer_id(ProducerId(4)).with_topics(vec![topic]);
+    encoded(WriteTxnMarkersRequest::default().with_markers(vec![marker.clone(), marker]), version)
+}
+
+fn list_transactions(version: i16) -> Vec<u8> {
+    let request = ListTransactionsRequest::default()
+        .with_state_filters(vec![text("Ongoing"), text("Empty")])
+        .with_producer_id_filters(vec![ProducerId(1), ProducerId(2)]);
+    encoded(
+        match version {
+            2.. => request.with_duration_filter(5).with_transactional_id_pattern(Some(text("a.*"))),
+            1 => request.with_duration_filter(5),
+            _ => request,
+        },
+        version,
+    )
+}
+
+fn transactional(api_key: i16, version: i16) -> Vec<u8> {
+    let id = TransactionalId(text("tx"));
+    match api_key {
+        ADD_PARTITIONS_TO_TXN => add_partitions(version),
+        ADD_OFFSETS_TO_TXN => encoded(
+            AddOffsetsToTxnRequest::default().with_transactional_id(id).with_group_id(GroupId(text("g"))),
+            version,
+        ),
+        END_TXN => encoded(EndTxnRequest::default().with_transactional_id(id).with_committed(true), version),
+        WRITE_TXN_MARKERS => write_markers(version),
+        TXN_OFFSET_COMMIT => txn_offset_commit(version),
+        DESCRIBE_PRODUCERS => {
+            let topic = describe_producers_request::TopicRequest::default()
+                .with_name(name("t"))
+                .with_partition_indexes(vec![1, 2]);
+            encoded(DescribeProducersRequest::default().with_topics(vec![topic]), version)
+        }
+        DESCRIBE_TRANSACTIONS => encoded(
+            DescribeTransactionsRequest::default().with_transactional_ids(vec![id.clone(), id]),
+            version,
+        ),
+        LIST_TRANSACTIONS => list_transactions(version),
+        other => panic!("api {other} is listed but has no request here"),
+    }
+}
+
+#[path = "gate_groups.rs"]
+mod group_requests;
+
 /// A rich request of each API and version behind the gate.
 fn requests() -> Vec<(i16, i16, Vec<u8>)> {
     let mut requests = Vec::new();
@@ -179,7 +272,16 @@ fn requests() -> Vec<(i16, i16, Vec<u8>)> {
                 CREATE_PARTITIONS => create_partitions(version),
                 DESCRIBE_CLUSTER => encoded(DescribeClusterRequest::default(), version),
                 DESCRIBE_TOPIC_PARTITIONS => describe_topic_partitions(version),
-                other => panic!("api {other} is listed but has no request here"),
+                key if group_requests::serves(key) => group_requests::body(key, version),
+                ADD_PARTITIONS_TO_TXN
+                | ADD_OFFSETS_TO_TXN
+                | END_TXN
+                | WRITE_TXN_MARKERS
+                | TXN_OFFSET_COMMIT
+                | DESCRIBE_PRODUCERS
+                | DESCRIBE_TRANSACTIONS
+                | LIST_TRANSACTIONS => transactional(range.key, version),
+                other => super::gate_admin::request(other, version),
             };
             requests.push((range.key, version, body));
         }
@@ -207,12 +309,45 @@ fn decode(api_key: i16, version: i16, body: &[u8]) -> Result<usize, String> {
         DeleteTopics => DeleteTopicsRequest,
         FindCoordinator => FindCoordinatorRequest,
         InitProducerId => InitProducerIdRequest,
+        AddPartitionsToTxn => AddPartitionsToTxnRequest,
+        AddOffsetsToTxn => AddOffsetsToTxnRequest,
+        EndTxn => EndTxnRequest,
+        WriteTxnMarkers => WriteTxnMarkersRequest,
+        TxnOffsetCommit => TxnOffsetCommitRequest,
+        DescribeProducers => DescribeProducersRequest,
+        DescribeTransactions => DescribeTransactionsRequest,
+        ListTransactions => ListTransactionsRequest,
         OffsetForLeaderEpoch => OffsetForLeaderEpochRequest,
         DescribeConfigs => DescribeConfigsRequest,
         DescribeLogDirs => DescribeLogDirsRequest,
         CreatePartitions => CreatePartitionsRequest,
         DescribeCluster => DescribeClusterRequest,
         DescribeTopicPartitions => DescribeTopicPartitionsRequest,
+        AlterConfigs => AlterConfigsRequest,
+        AlterReplicaLogDirs => AlterReplicaLogDirsRequest,
+        ElectLeaders => ElectLeadersRequest,
+        IncrementalAlterConfigs => IncrementalAlterConfigsRequest,
+        AlterPartitionReassignments => AlterPartitionReassignmentsRequest,
+        ListPartitionReassignments => ListPartitionReassignmentsRequest,
+        DescribeClientQuotas => DescribeClientQuotasRequest,
+        AlterClientQuotas => AlterClientQuotasRequest,
+        DescribeQuorum => DescribeQuorumRequest,
+        UpdateFeatures => UpdateFeaturesRequest,
+        GetTelemetrySubscriptions => GetTelemetrySubscriptionsRequest,
+        PushTelemetry => PushTelemetryRequest,
+        ListConfigResources => ListConfigResourcesRequest,
+        OffsetCommit => OffsetCommitRequest,
+        OffsetFetch => OffsetFetchRequest,
+        JoinGroup => JoinGroupRequest,
+        Heartbeat => HeartbeatRequest,
+        LeaveGroup => LeaveGroupRequest,
+        SyncGroup => SyncGroupRequest,
+        DescribeGroups => DescribeGroupsRequest,
+        ListGroups => ListGroupsRequest,
+        DeleteGroups => DeleteGroupsRequest,
+        OffsetDelete => OffsetDeleteRequest,
+        ConsumerGroupHeartbeat => ConsumerGroupHeartbeatRequest,
+        ConsumerGroupDescribe => ConsumerGroupDescribeRequest,
     ];
     result.map(|()| body.len() - bytes.len()).map_err(|error| error.to_string())
 }

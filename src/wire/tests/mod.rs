@@ -3,6 +3,7 @@
 
 mod fetch;
 mod gate;
+mod gate_admin;
 mod hostile;
 mod produce;
 mod record_batch;

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 import wire
@@ -77,6 +78,51 @@ def _():
     versions = online("BrokerApiVersionsCommand")
     for api in ("Produce(0)", "Fetch(1)", "DescribeTopicPartitions(75)"):
         assert re.search(re.escape(api) + r": \d+", versions), versions
+
+
+@suite.case("kafka-configs changes topics, brokers, quotas and client metrics while the broker runs")
+def _():
+    topic = create("alter")
+
+    def configs(*arguments):
+        return tool("kafka.admin.ConfigCommand", "--bootstrap-server", BOOTSTRAP, *arguments)
+
+    configs("--alter", "--topic", topic, "--add-config", "cleanup.policy=[compact,delete],segment.ms=60000")
+    shown = configs("--describe", "--topic", topic)
+    assert "cleanup.policy=compact,delete" in shown and "DYNAMIC_TOPIC_CONFIG:segment.ms=60000" in shown, shown
+    configs("--alter", "--broker-defaults", "--add-config", "log.cleaner.threads=2")
+    shown = configs("--describe", "--broker-defaults")
+    assert "log.cleaner.threads=2" in shown and "DYNAMIC_DEFAULT_BROKER_CONFIG" in shown, shown
+    configs("--alter", "--broker-defaults", "--delete-config", "log.cleaner.threads")
+    configs("--alter", "--entity-type", "users", "--entity-name", topic, "--entity-type", "clients",
+            "--entity-default", "--add-config", "producer_byte_rate=1048576,request_percentage=50.5")
+    shown = configs("--describe", "--user", topic, "--client-defaults")
+    assert "producer_byte_rate=1048576" in shown and "request_percentage=50.5" in shown, shown
+    configs("--alter", "--user", topic, "--client-defaults", "--delete-config", "producer_byte_rate,request_percentage")
+    online("ClientMetricsCommand", "--alter", "--name", topic, "--metrics", "org.apache.kafka.producer.",
+           "--interval", "30000")
+    shown = online("ClientMetricsCommand", "--describe", "--name", topic)
+    assert "interval.ms=30000" in shown, shown
+    assert topic in online("ClientMetricsCommand", "--list").split()
+    online("ClientMetricsCommand", "--delete", "--name", topic)
+
+
+@suite.case("kafka-features, kafka-leader-election, kafka-reassign-partitions, kafka-metadata-quorum")
+def _():
+    topic = create("place")
+    features = online("FeatureCommand", "describe")
+    assert re.search(r"Feature: metadata.version\s", features), features
+    elected = online("LeaderElectionCommand", "--election-type", "preferred", "--topic", topic, "--partition", "0")
+    assert "Valid replica already elected" in elected, elected
+    status = online("MetadataQuorumCommand", "describe", "--status")
+    node = int(re.search(r"LeaderId:\s+(\d+)", status).group(1))
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as plan:
+        json.dump({"version": 1, "partitions": [{"topic": topic, "partition": 0, "replicas": [node]}]}, plan)
+        plan.flush()
+        started = online("reassign.ReassignPartitionsCommand", "--reassignment-json-file", plan.name, "--execute")
+        assert "Successfully started partition reassignment" in started, started
+        verified = online("reassign.ReassignPartitionsCommand", "--reassignment-json-file", plan.name, "--verify")
+        assert f"Reassignment of partition {topic}-0 is completed." in verified, verified
 
 
 @suite.case("kafka-console-producer and -consumer with an assigned partition, all compressions")
