@@ -31,6 +31,10 @@ use crate::storage::probe_disk;
 /// Submission queue entries of each core's ring.
 const RING_DEPTH: usize = 1024;
 
+/// glommio's preemption timer: never, in effect. When it fires before the first task of a round has run (a core that
+/// was not scheduled for as long), glommio takes the round for an empty one and sleeps over tasks that are ready.
+const PREEMPT_TIMER: Duration = Duration::from_secs(24 * 3600);
+
 /// How often ports in a row are looked for when the listener's is 0.
 const FREE_PORT_ATTEMPTS: usize = 64;
 
@@ -92,6 +96,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
             .name(&format!("ringlog-{core}"))
             .io_memory(REGISTERED_BYTES)
             .ring_depth(RING_DEPTH)
+            .preempt_timer(PREEMPT_TIMER)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .spawn(move || run_core(setup, inbox, addresses, ready))
             .map_err(|error| vec![format!("cannot start core {}: {error}", config.cores[core])])?;
@@ -239,6 +244,7 @@ async fn run_core(
             job(&jobs);
         }
     });
+    rt::spawn(rt::heartbeat());
     rt::spawn(shard.clone().housekeeping());
     rt::spawn(shard.clone().fill_pool());
     rt::spawn(coordinator::serve(shard.clone()));
