@@ -92,6 +92,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "src/metrics/clock.rs",
     "src/net/connection.rs",
     "src/net/listener.rs",
+    "src/net/receive.rs",
     "src/net/send.rs",
     "src/preflight.rs",
     "src/shard/lease.rs",

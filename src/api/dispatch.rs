@@ -68,6 +68,7 @@ pub(super) fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeI
         port: listener.map_or(0, |listener| listener.advertised_port),
         rack: shard.config.rack.clone(),
         cluster_id: catalog.cluster_id.to_string(),
+        endpoints: if shard.config.core_affine_listeners { shard.mesh.cores() } else { 1 },
     }
 }
 
@@ -100,7 +101,12 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         }
         api_table::DESCRIBE_TOPIC_PARTITIONS => {
             let request: DescribeTopicPartitionsRequest = decode(call, body)?;
-            match describe_topic_partitions::respond(&catalog, &shard.config, &request) {
+            match describe_topic_partitions::respond(
+                &catalog,
+                &shard.config,
+                &node_info(context, &catalog),
+                &request,
+            ) {
                 Some(response) => Ok(encode(call, &response)),
                 None => Err(Refusal::Malformed),
             }

@@ -97,6 +97,8 @@ pub struct BrokerConfig {
     pub connection_count_max: i32,
     /// `max.connections.per.ip`.
     pub connection_count_per_ip_max: i32,
+    /// `core.affine.listeners`: each core has a port of its own.
+    pub core_affine_listeners: bool,
     /// `connections.max.idle.ms`; `None` is never.
     pub connection_idle_ms_max: Option<u64>,
     /// `fetch.max.bytes`.
@@ -225,6 +227,7 @@ impl BrokerConfig {
             } as u64,
             connection_count_max: int("max.connections"),
             connection_count_per_ip_max: int("max.connections.per.ip"),
+            core_affine_listeners: boolean(&settings, "core.affine.listeners"),
             connection_idle_ms_max: u64::try_from(idle_ms).ok(),
             fetch_bytes_max: int("fetch.max.bytes"),
             fetch_session_count_max: long("max.incremental.fetch.session.cache.slots") as usize,

@@ -550,13 +550,23 @@ const GENERAL_KEYS: &[KeySpec] = &[
         support: Support::Full,
     },
     KeySpec {
+        name: "core.affine.listeners",
+        kind: Kind::Bool,
+        default: Some("false"),
+        doc: "Each core listens on a port of its own, counted up from the listener's, and Metadata names the owner \
+              core's as the leader's address: broker id node.id + 1000000 * core.",
+        scope: Scope::Broker,
+        synonyms: &[],
+        support: Support::Full,
+    },
+    KeySpec {
         name: "max.connections.per.ip",
         kind: Kind::Int(0, I32_MAX),
         default: Some("2147483647"),
-        doc: "The number of connections the broker accepts from one address.",
+        doc: "The number of connections the broker accepts from one address; each core takes an equal share of it.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "connections.max.idle.ms",
@@ -565,7 +575,7 @@ const GENERAL_KEYS: &[KeySpec] = &[
         doc: "An idle connection is closed after this time, in milliseconds; -1 means never.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "fetch.max.bytes",

@@ -13,6 +13,7 @@ mod startup;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -70,6 +71,8 @@ pub struct Shard {
     stopping: Cell<bool>,
     drained_cores: Cell<usize>,
     connections: Cell<usize>,
+    /// Open connections of each peer address; at most one entry for each connection.
+    addresses: RefCell<HashMap<IpAddr, usize>>,
     complaints: Cell<(i64, u32)>,
 }
 
@@ -262,19 +265,40 @@ impl Shard {
         self.drained_cores.get() >= self.mesh.cores()
     }
 
-    /// Counts a connection in; false when there are too many.
-    pub fn admit_connection(&self) -> bool {
+    /// Counts a connection of `address` in; false when there are too many in all, or of that address.
+    pub fn admit_connection(&self, address: Option<IpAddr>) -> bool {
+        let per_address = (self.config_now.borrow().connection_count_per_ip_max.max(0) as usize)
+            .div_ceil(self.mesh.cores());
         let limit =
             (self.config_now.borrow().connection_count_max.max(1) as usize).div_ceil(self.mesh.cores());
         if self.connections.get() >= limit {
             return false;
+        }
+        if let Some(address) = address {
+            let mut addresses = self.addresses.borrow_mut();
+            let count = addresses.entry(address).or_default();
+            if *count >= per_address {
+                if *count == 0 {
+                    addresses.remove(&address);
+                }
+                return false;
+            }
+            *count += 1;
         }
         self.connections.set(self.connections.get() + 1);
         true
     }
 
     /// Counts a connection out.
-    pub fn release_connection(&self) {
+    pub fn release_connection(&self, address: Option<IpAddr>) {
+        let mut addresses = self.addresses.borrow_mut();
+        if let Some(count) = address.and_then(|address| addresses.get_mut(&address)) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.retain(|_, count| *count > 0);
+            }
+        }
+        drop(addresses);
         self.connections.set(self.connections.get() - 1);
         if self.stopping.get() {
             self.stop.fire();

@@ -85,6 +85,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         stopping: Cell::new(false),
         drained_cores: Cell::new(0),
         connections: Cell::new(0),
+        addresses: RefCell::default(),
         complaints: Cell::new((0, 0)),
     });
     shard.apply_dynamic(&setup.catalog.dynamic);

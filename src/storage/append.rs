@@ -188,6 +188,11 @@ impl Log {
         }
     }
 
+    /// Whether `size` bytes could be appended at once.
+    pub(super) fn has_room_now(&self, size: u64) -> bool {
+        matches!(self.room_for(size), Room::Ready)
+    }
+
     fn room_for(&self, size: u64) -> Room {
         let config = self.config.borrow();
         let state = self.state.borrow();
@@ -494,6 +499,13 @@ impl LogState {
         }
         let lead = (active.size_bytes.get() % BLOCK_SIZE as u64) as usize;
         let allocated = match &incoming {
+            Incoming::Landed(landing) if landing.is_lent() => {
+                let (at, len) = (landing.lead(), landing.len());
+                match self.tail.settle(&active, landing.buffer(), at, len) {
+                    true => 0,
+                    false => self.tail.append(&active, incoming.bytes()),
+                }
+            }
             Incoming::Landed(landing) if landing.lead() == lead => {
                 self.tail.adopt(&active, landing.share(), lead, landing.len())
             }

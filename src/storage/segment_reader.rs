@@ -101,6 +101,7 @@ impl Log {
     }
 
     fn locate(&self, offset: i64, max_bytes: usize, isolation: Isolation) -> Result<Located, LogError> {
+        self.cache.note_read();
         let mut state = self.state.borrow_mut();
         if state.failed == Some(LogError::Deleted) {
             return Err(LogError::Deleted);
