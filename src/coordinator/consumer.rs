@@ -7,6 +7,7 @@
 //! leaves its records in [`ConsumerGroup::take_records`], and nothing is answered before they are durable.
 //! It must not do I/O. `consumer_classic` has the members that still speak the classic protocol.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use uuid::Uuid;
@@ -411,9 +412,9 @@ impl ConsumerGroup {
         }
         self.resolved.retain(|regex, _| wanted.contains(regex));
         for regex in wanted.into_iter().take(GROUP_REGEXES_MAX) {
-            if !self.resolved.contains_key(&regex) {
-                let matched = matching_topics(&regex, catalog);
-                self.resolved.insert(regex, matched);
+            if let Entry::Vacant(entry) = self.resolved.entry(regex) {
+                let matched = matching_topics(entry.key(), catalog);
+                entry.insert(matched);
             }
         }
         self.catalog_sequence = Some(catalog.sequence);

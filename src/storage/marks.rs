@@ -111,9 +111,10 @@ impl Log {
             let end = self.state.borrow().commit.high_watermark_position();
             self.request_flush(end).wait().await?;
             self.raise_marks(|marks| marks.log_start = wanted).await?;
-            let mut state = self.state.borrow_mut();
-            state.log_start_offset = state.log_start_offset.max(wanted);
-            drop(state);
+            {
+                let mut state = self.state.borrow_mut();
+                state.log_start_offset = state.log_start_offset.max(wanted);
+            }
             self.apply_retention(crate::rt::wall_ms()).await;
         }
         Ok(self.log_start_offset())
