@@ -234,10 +234,12 @@ fn changed(
         apply(broker, keys, &mut next, name, operation)?;
     }
     check(broker, keys, present, &next)?;
-    Ok((next != *present).then(|| match target {
+    let changed = next != *present;
+    let change = match target {
         Target::Topic(id, _) => CatalogChange::SetTopicConfigs { id, configs: next },
         Target::Dynamic(kind, name, _) => CatalogChange::SetConfigs { kind, name, configs: next },
-    }))
+    };
+    Ok(changed.then_some(change))
 }
 
 fn spec_of(kind: Option<ResourceKind>, name: &str) -> Option<&'static KeySpec> {

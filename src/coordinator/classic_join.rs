@@ -235,6 +235,8 @@ impl ClassicGroup {
     fn prepare_rebalance(&mut self, now_ms: i64) {
         for member in self.members.values_mut() {
             if let Some(parked) = member.syncing.take() {
+                // While it waited its session stood still.
+                member.deadline_ms = now_ms + i64::from(member.session_timeout_ms);
                 parked.refuse(GroupError::RebalanceInProgress);
             }
         }

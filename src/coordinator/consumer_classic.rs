@@ -35,7 +35,7 @@ impl ConsumerGroup {
         };
         let id = match self.classic_member_id(name, request, new_id, now_ms) {
             Ok(id) => id,
-            Err(refusal) => return refusal,
+            Err((error, id)) => return JoinOutcome::error(error, &id),
         };
         let known = self.members.get(&id).map(|member| member.subscription.clone());
         let next = Subscription {
@@ -69,14 +69,15 @@ impl ConsumerGroup {
         }
     }
 
+    /// The id that a classic member goes by; or why it may not join, and the id to be told.
     fn classic_member_id(
         &mut self,
         name: &str,
         request: &JoinRequest,
         new_id: impl Fn(&str) -> String,
         now_ms: i64,
-    ) -> Result<String, JoinOutcome> {
-        let refused = |error| JoinOutcome::error(error, &request.member_id);
+    ) -> Result<String, (GroupError, String)> {
+        let refused = |error| (error, request.member_id.clone());
         let current = request.instance_id.as_ref().and_then(|instance| self.statics.get(instance)).cloned();
         if request.member_id.is_empty() {
             if let Some(instance) = &request.instance_id {
@@ -89,7 +90,7 @@ impl ConsumerGroup {
             let id = new_id(&request.client_id);
             if request.needs_member_id {
                 self.promised.insert(id.clone(), now_ms + i64::from(request.session_timeout_ms));
-                return Err(JoinOutcome::error(GroupError::MemberIdRequired, &id));
+                return Err((GroupError::MemberIdRequired, id));
             }
             return Ok(id);
         }

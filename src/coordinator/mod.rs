@@ -14,6 +14,7 @@ pub mod classic_sync;
 pub mod consumer;
 mod consumer_classic;
 pub mod consumer_groups;
+pub mod consumer_image;
 pub mod consumer_protocol;
 pub mod error;
 pub mod groups;

@@ -172,7 +172,10 @@ mod tests {
         parts.iter().map(|(kind, name)| ((*kind).to_owned(), name.map(str::to_owned))).collect()
     }
 
-    fn quotas(entries: &[(&[(&str, Option<&str>)], &str, &str)]) -> Quotas {
+    /// Parts of an entity, key, value.
+    type Entry<'a> = (&'a [(&'a str, Option<&'a str>)], &'a str, &'a str);
+
+    fn quotas(entries: &[Limit<'_>]) -> Quotas {
         let mut table: BTreeMap<QuotaEntity, Configs> = BTreeMap::new();
         for (parts, key, value) in entries {
             table.entry(entity(parts)).or_default().insert((*key).to_owned(), (*value).to_owned());

@@ -19,7 +19,7 @@ use crate::config::BrokerConfig;
 use crate::limits::{POOL_PREFILL_BYTES_MAX, READ_AHEAD_BYTES_MAX};
 use crate::net::FramePool;
 use crate::storage::{
-    DmaDisk, LogResources, ReadAhead, Recovered, SegmentPool, SegmentSummary, TailCache, recover,
+    Cleaner, DmaDisk, LogResources, ReadAhead, Recovered, SegmentPool, SegmentSummary, TailCache, recover,
     write_small_blocking,
 };
 use crate::sync::Event;
@@ -43,6 +43,8 @@ pub struct ShardSetup {
     pub control: Control,
     /// The clean-shutdown mark, empty after a crash.
     pub clean: Arc<CleanMark>,
+    /// The cleaner threads, unless compaction is off.
+    pub cleaner: Option<Cleaner>,
     /// Tail memory of this core, bytes.
     pub tail_bytes: usize,
     /// Frame memory of this core, bytes.
@@ -76,12 +78,14 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         coordinators: Default::default(),
         stop: Event::default(),
         resources,
+        cleaner: setup.cleaner,
         catalog: RefCell::new(setup.catalog.clone()),
         partitions: RefCell::default(),
         watches: RefCell::default(),
         stopping: Cell::new(false),
         drained_cores: Cell::new(0),
         connections: Cell::new(0),
+        addresses: RefCell::default(),
         complaints: Cell::new((0, 0)),
     });
     shard.apply_dynamic(&setup.catalog.dynamic);

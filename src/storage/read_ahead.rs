@@ -9,10 +9,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::{Rc, Weak};
 
-use glommio::io::ReadResult;
-
 use super::buffer::Slice;
-use super::disk::Disk;
+use super::disk::{Disk, ReadResult};
 use super::segment::Segment;
 use crate::limits::{READ_AHEAD_DEPTH_MAX, READ_BEHIND_BLOCKS, READ_BLOCK_BYTES};
 use crate::rt;

@@ -101,6 +101,7 @@ impl Log {
     }
 
     fn locate(&self, offset: i64, max_bytes: usize, isolation: Isolation) -> Result<Located, LogError> {
+        self.cache.note_read();
         let mut state = self.state.borrow_mut();
         if state.failed == Some(LogError::Deleted) {
             return Err(LogError::Deleted);
@@ -225,7 +226,7 @@ impl Log {
     }
 
     /// Copies `[from, from + size)` of a segment's bytes, fewer at its end.
-    async fn copy_range(
+    pub(super) async fn copy_range(
         self: &Rc<Self>,
         segment: &Rc<Segment>,
         from: u64,
@@ -251,6 +252,8 @@ impl Log {
             let state = self.state.borrow();
             state.segments.iter().filter(|s| s.max_timestamp.get() >= target_ms).cloned().collect()
         };
+        // The log may start inside a batch.
+        let log_start = self.log_start_offset();
         for segment in candidates {
             let from = segment.index.borrow().floor_timestamp(target_ms).map_or(0, |entry| entry.position);
             let found = self
@@ -259,7 +262,7 @@ impl Log {
                     from,
                     |batch| batch.max_timestamp >= target_ms,
                     |bytes| {
-                        records::find_timestamp(bytes, target_ms)
+                        records::find_timestamp_from(bytes, target_ms, log_start)
                             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
                     },
                 )

@@ -184,7 +184,7 @@ fn members_that_do_not_synchronise_are_thrown_out() {
     let _leader = world.sync(&ids[0], 1, &[]);
     // The leader's assignment is on its way to the log for longer than anybody may wait; the other is silent, but
     // its heartbeats come.
-    for _ in 0..70 {
+    for _ in 0..65 {
         world.pass(1_000);
         let _ = world.group.heartbeat(&member(&ids[1], 1), world.now_ms);
     }

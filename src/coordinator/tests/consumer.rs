@@ -9,8 +9,9 @@ use crate::catalog::{Catalog, CatalogChange};
 use crate::coordinator::classic::{JoinRequest, Rules, State};
 use crate::coordinator::classic_sync::{MemberRef, SyncRequest};
 use crate::coordinator::consumer::{
-    ConsumerAnswer, ConsumerGroup, ConsumerHeartbeat, ConsumerImage, LEAVE_EPOCH, LEAVE_STATIC_EPOCH,
+    ConsumerAnswer, ConsumerGroup, ConsumerHeartbeat, LEAVE_EPOCH, LEAVE_STATIC_EPOCH,
 };
+use crate::coordinator::consumer_image::ConsumerImage;
 use crate::coordinator::consumer_protocol::{ConsumerSubscription, decode_assignment, encode_subscription};
 use crate::coordinator::error::GroupError;
 use crate::coordinator::records::{Key, Partitions};
