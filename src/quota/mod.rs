@@ -175,7 +175,7 @@ mod tests {
     /// Parts of an entity, key, value.
     type Entry<'a> = (&'a [(&'a str, Option<&'a str>)], &'a str, &'a str);
 
-    fn quotas(entries: &[Limit<'_>]) -> Quotas {
+    fn quotas(entries: &[Entry<'_>]) -> Quotas {
         let mut table: BTreeMap<QuotaEntity, Configs> = BTreeMap::new();
         for (parts, key, value) in entries {
             table.entry(entity(parts)).or_default().insert((*key).to_owned(), (*value).to_owned());
