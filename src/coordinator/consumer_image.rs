@@ -1,7 +1,7 @@
 //! What the log says about a consumer group (KIP-848), record by record, until the group can be made of it.
 //!
-//! Owner: the partition's coordinator, while it loads. Invariants: later records win; what was assigned before the start
-//! stays assigned. It must not know what offsets the group has.
+//! Owner: the partition's coordinator, while it loads. Invariants: later records win; what was assigned before the
+//! start stays assigned. It must not know what offsets the group has.
 
 use std::collections::BTreeMap;
 
