@@ -10,8 +10,8 @@
 //! B.log.retired-N    an old segment, out of the log, that somebody may still read
 //! ```
 //!
-//! Invariants: the rename of `B.ridx.cleaned` to `B.ridx.swap` is the commit; before it the old segments count, after it
-//! the new one. Every step below can be repeated. It must not remove an old segment unless the new one is whole.
+//! Invariants: the rename of `B.ridx.cleaned` to `B.ridx.swap` is the commit; before it the old segments count,
+//! after it the new one. Every step below can be repeated. It must not remove an old segment unless the new one is whole.
 
 use std::fs::{self, File};
 use std::io;
