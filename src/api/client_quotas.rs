@@ -104,8 +104,11 @@ fn filter(components: &[ComponentData]) -> Result<BTreeMap<&str, Option<Option<&
 pub struct Plan {
     /// The changes to commit; empty if there is nothing to do or the request only wants validation.
     pub changes: Vec<CatalogChange>,
-    results: Vec<(Vec<(StrBytes, Option<StrBytes>)>, Result<(), ItemError>)>,
+    results: Vec<(Echo, Result<(), ItemError>)>,
 }
+
+/// An entity as the request named it.
+type Echo = Vec<(StrBytes, Option<StrBytes>)>;
 
 /// Checks an AlterClientQuotas request against one snapshot.
 pub fn plan(catalog: &Catalog, request: &AlterClientQuotasRequest) -> Plan {
