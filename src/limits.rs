@@ -6,6 +6,9 @@
 /// Block size for O_DIRECT positions, lengths and addresses, bytes.
 pub const BLOCK_SIZE: usize = 4096;
 
+/// Distance of the broker ids of two cores' endpoints (`core.affine.listeners`); node ids are below it then.
+pub const CORE_ID_STEP: i32 = 1_000_000;
+
 /// Capacity of a full-size tail chunk and of the largest coalesced write, bytes.
 pub const CHUNK_SIZE_MAX: usize = 1 << 20;
 
@@ -38,11 +41,38 @@ pub const INDEX_INTERVAL_BYTES_MIN: u64 = 32 << 10;
 /// Bytes that one cold read takes from disk.
 pub const COLD_READ_BYTES: usize = 1 << 20;
 
+/// Bytes of one read of a sequential cold reader; also the alignment of its reads.
+pub const READ_BLOCK_BYTES: usize = 1 << 20;
+
+/// Blocks that are read ahead of one sequential cold reader, at most.
+pub const READ_AHEAD_DEPTH_MAX: usize = 8;
+
+/// Blocks behind sequential readers that are kept for others who follow closely. Few: memory that is used again while
+/// it is in the processor's cache is filled and sent faster.
+pub const READ_BEHIND_BLOCKS: usize = 4;
+
+/// Memory of one core for blocks that are read ahead, bytes; never more than an eighth of its tail memory.
+pub const READ_AHEAD_BYTES_MAX: usize = 64 << 20;
+
 /// Tail memory of one core, whatever the budget: more does not serve consumers better, bytes.
 pub const TAIL_BYTES_MAX: usize = 1 << 30;
 
-/// Smallest batch that is received straight into tail memory, bytes.
+/// Tail memory of one core while nobody reads, bytes: the same memory is filled, written and filled again while it is
+/// still in the processor's cache, or near it.
+pub const TAIL_UNREAD_BYTES_MAX: usize = 64 << 20;
+
+/// How long after a fetch tail memory is kept up to its whole budget, nanoseconds.
+pub const TAIL_READ_RECENTLY_NS: u64 = 30_000_000_000;
+
+/// Smallest batch that gets a buffer of its own while it is received, bytes.
 pub const LANDING_BATCH_BYTES_MIN: usize = 100 << 10;
+
+/// Smallest batch that is received straight into the open chunk of its log when all of it is there, bytes. Below it one
+/// receive takes many requests, and the copy is cheaper than a system call for each.
+pub const LANDING_NOW_BYTES_MIN: usize = 12 << 10;
+
+/// Largest batch that is received straight into the open chunk of its log, bytes.
+pub const LANDING_NOW_BYTES_MAX: usize = CHUNK_SIZE_MAX / 2;
 
 /// How long a partly filled block waits for the batch that is being received behind it, milliseconds.
 pub const LANDING_GRACE_MS: u64 = 1;
@@ -52,6 +82,10 @@ pub const LANDING_BYTES_MAX: usize = 96 << 20;
 
 /// What a connection that sends large frames reads before it knows where the rest goes, bytes.
 pub const LARGE_FRAME_PEEK_BYTES: usize = 512;
+
+/// How often a connection that waits for bytes looks whether it has waited too long, and how soon its read buffer is
+/// given back, milliseconds.
+pub const IDLE_CHECK_MS: u64 = 5_000;
 
 /// Requests of one connection that were dispatched but not answered.
 pub const PIPELINE_DEPTH_MAX: usize = 128;
@@ -81,7 +115,10 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 100_000;
 pub const TXN_VERIFICATIONS_PER_PARTITION_MAX: usize = 10_000;
 
 /// Transactional ids that one partition of `__transaction_state` holds; no more are taken.
-pub const TXN_IDS_PER_PARTITION_MAX: usize = 100_000;
+pub const TXN_IDS_PER_PARTITION_MAX: usize = 20_000;
+
+/// Longest transactional id, bytes: each is held in memory.
+pub const TXN_ID_BYTES_MAX: usize = 1024;
 
 /// How long a request waits for the step of its transactional id that is under way, milliseconds.
 pub const TXN_STEP_WAIT_MS: u64 = 1000;
@@ -134,6 +171,18 @@ pub const REMOVAL_STEP_BYTES: u64 = 32 << 20;
 
 /// Pause between two cuts.
 pub const REMOVAL_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Slots of the log cleaner's key map, however small the budget: it must get on with something.
+pub const CLEANER_SLOTS_MIN: usize = 1024;
+
+/// Bytes of a segment that the log cleaner reads at a time; one larger batch is read whole.
+pub const CLEANER_READ_BYTES: usize = 1 << 20;
+
+/// Bytes that the log cleaner writes before it has them flushed: one large flush would hold up those of appends.
+pub const CLEANER_FLUSH_BYTES: u64 = 8 << 20;
+
+/// Cleaned segments that wait for their core; the cleaner waits with the next one.
+pub const CLEANER_STEPS_MAX: usize = 1;
 
 /// Accounts of quotas that one core keeps; peers can invent client ids.
 pub const QUOTA_METERS_MAX: usize = 10_000;

@@ -5,6 +5,7 @@
 //! long as it lives. Must not: panic, or leave a probe file behind.
 
 use crate::config::{BrokerConfig, Listener};
+use crate::limits::CORE_ID_STEP;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -81,8 +82,27 @@ pub fn run(config: &BrokerConfig) -> Result<Preflight, Vec<Problem>> {
     check_io_uring(&mut findings);
     check_memlock(config.cores.len() as u64, &mut findings);
     let open_files_max = check_open_files(&mut findings);
+    let endpoints = if config.core_affine_listeners { config.cores.len() } else { 1 };
     for listener in &config.listeners {
-        check_listener(listener, &mut findings);
+        for core in 0..endpoints as u16 {
+            // (Port 0 is chosen later; the sum of a valid port and a core may lie beyond the last port.)
+            let port = if listener.port == 0 { Some(0) } else { listener.port.checked_add(core) };
+            match port {
+                Some(port) => check_listener(&Listener { port, ..listener.clone() }, &mut findings),
+                None => findings.problems.push(problem(
+                    format!("listener {}://{}:{}", listener.name, listener.host, listener.port),
+                    format!("core.affine.listeners needs {endpoints} ports from there on"),
+                    "Choose a lower port",
+                )),
+            }
+        }
+    }
+    if config.core_affine_listeners && config.node_id >= CORE_ID_STEP {
+        findings.problems.push(problem(
+            format!("node.id={}", config.node_id),
+            format!("core.affine.listeners needs a node id below {CORE_ID_STEP}"),
+            "Choose a lower node id",
+        ));
     }
     let lock = lock_data_dir(&config.data_dir).map_err(|problem| findings.problems.push(problem)).ok();
     let mut alignment = (None, None);

@@ -25,10 +25,46 @@ pub async fn yield_now() {
     glommio::executor().yield_now().await;
 }
 
-/// Gives the core a turn at its rings if this task's slice is used up: what was asked of the disk meanwhile is
-/// submitted, and what it has done is noticed. Whoever loops over input that may never end calls this.
+/// How long tasks may run before the core looks at its rings again. Longer, and a core with much input reads all of it
+/// before it submits the first write: the disk then waits for the network, and the network for the disk.
+const SLICE: Duration = Duration::from_micros(200);
+
+/// Interval of [`heartbeat`], milliseconds.
+const HEARTBEAT_MS: u64 = 100;
+
+/// A pause that ends with the core's next look at its rings.
+const TURN: Duration = Duration::from_micros(3);
+
+thread_local! {
+    /// When the core last looked at its rings, as far as the tasks that read input know.
+    static SLICE_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Gives the core a turn at its rings if the slice is used up: what was asked of the disk meanwhile is submitted, and
+/// what it has done is noticed. Whoever loops over input that may never end calls this.
+///
+/// Not glommio's preemption timer: when it fires before the first task of a round has run, glommio takes the round for
+/// an empty one and goes to sleep over tasks that are ready. So this waits until no task is, all but in vain.
 pub async fn yield_if_needed() {
-    glommio::executor().yield_if_needed().await;
+    let now = Instant::now();
+    if SLICE_BEGAN.get().is_some_and(|began| now.saturating_duration_since(began) < SLICE) {
+        return;
+    }
+    glommio::timer::sleep(TURN).await;
+    slice_begins();
+}
+
+/// Wakes the core now and then, for ever: whatever makes the runtime sleep over a task that is ready then costs a tenth of
+/// a second and not the connection.
+pub async fn heartbeat() {
+    loop {
+        sleep_ms(HEARTBEAT_MS).await;
+    }
+}
+
+/// Notes that the core has just looked at its rings: called by who was woken by them.
+pub fn slice_begins() {
+    SLICE_BEGAN.set(Some(Instant::now()));
 }
 
 thread_local! {

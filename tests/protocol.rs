@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::{
-    ApiVersionsRequest, DescribeLogDirsRequest, FetchRequest, ProduceRequest, ResponseHeader,
+    ApiVersionsRequest, DescribeLogDirsRequest, FetchRequest, ProduceRequest, ProduceResponse, ResponseHeader,
 };
 use kafka_protocol::protocol::Decodable;
 use support::batches;
@@ -231,6 +231,113 @@ fn connections_are_limited() {
     eventually("a free place is given away", || {
         Client::connect(broker.port).and_then(|mut client| client.api_versions()).ok()
     });
+    broker.stop();
+}
+
+#[test]
+fn connections_of_one_address_are_limited_and_idle_ones_end() {
+    let dir = DataDir::new("per-ip");
+    let options = Options::default().one_core().with("max.connections.per.ip", "2");
+    let broker = Broker::start(&dir, &options.with("connections.max.idle.ms", "1000"));
+    let mut clients: Vec<Client> = (0..2).map(|_| broker.connect()).collect();
+    clients.iter_mut().for_each(|client| drop(client.api_versions().expect("an answer")));
+    let refused = Client::connect(broker.port).and_then(|mut client| client.api_versions());
+    assert!(refused.is_err(), "the third connection of one address was served");
+    for client in &mut clients {
+        client.set_timeout(Duration::from_secs(60));
+        let ended = client.stream().read(&mut [0; 1]).expect("the broker hangs up and does not reset");
+        assert_eq!(ended, 0);
+    }
+    eventually("a free place is given away", || {
+        Client::connect(broker.port).and_then(|mut client| client.api_versions()).ok()
+    });
+    broker.stop();
+}
+
+/// Batches of all the sizes at which the way of receiving changes, pipelined, some torn over several sends and some
+/// damaged, from several connections into one partition.
+#[test]
+fn batches_received_in_every_way_keep_their_order_and_their_bytes() {
+    const SIZES: [usize; 8] = [100, 9_000, 14_000, 40_000, 64_000, 110_000, 300_000, 700_000];
+    let (_dir, broker) = start("sizes");
+    broker.connect().create("t", 1, &[]);
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let broker = &broker;
+            scope.spawn(move || {
+                let mut client = broker.connect();
+                client.set_timeout(Duration::from_secs(60));
+                let mut sent = Vec::new();
+                for turn in 0..48_usize {
+                    let size = SIZES[(turn * 5 + number) % SIZES.len()] + turn;
+                    let mut batch = batches::batch(&format!("{number}/{turn}"), 1, size);
+                    let damaged = turn % 11 == 10;
+                    if damaged {
+                        let last = batch.len() - 1;
+                        batch[last] ^= 1;
+                    }
+                    let request =
+                        client::produce_request(&[("t", 0, &batch)], if turn % 3 == 0 { 1 } else { -1 });
+                    let frame = client::frame_of(turn as i32, PRODUCE_VERSION, &request);
+                    let cut = if turn % 4 == 1 { frame.len() * (turn % 7) / 7 } else { 0 };
+                    client.stream().write_all(&frame[..cut]).expect("sent");
+                    if cut > 0 {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    client.stream().write_all(&frame[cut..]).expect("sent");
+                    sent.push((damaged, batches::digest(&batch)));
+                }
+                let mut offsets = Vec::new();
+                for (turn, (damaged, digest)) in sent.into_iter().enumerate() {
+                    let answer: ProduceResponse =
+                        client.receive::<ProduceRequest>(PRODUCE_VERSION, turn as i32).expect("an answer");
+                    let (_, _, error, offset) = client::produce_results(&answer)[0].clone();
+                    assert_eq!(error != 0, damaged);
+                    if !damaged {
+                        offsets.push((offset, digest));
+                    }
+                }
+                assert!(offsets.is_sorted(), "the order of one connection is kept");
+                let found = eventually("all is visible", || {
+                    let found = client.read_from("t", 0, 0).expect("readable");
+                    (found.last()?.info.base_offset >= offsets.last()?.0).then_some(found)
+                });
+                for (offset, digest) in offsets {
+                    assert_eq!(found[offset as usize].digest, digest);
+                }
+            });
+        }
+    });
+    broker.stop();
+}
+
+#[test]
+fn each_core_has_an_endpoint_of_its_own_if_asked_for() {
+    let dir = DataDir::new("affine");
+    let broker = Broker::start(&dir, &Options::default().with("core.affine.listeners", "true"));
+    let mut bootstrap = broker.connect();
+    bootstrap.create("t", 4, &[]);
+    let metadata = bootstrap.metadata(&["t"]);
+    let ports: HashMap<i32, u16> =
+        metadata.brokers.iter().map(|broker| (broker.node_id.0, broker.port as u16)).collect();
+    assert_eq!(ports, HashMap::from([(1, broker.port), (1_000_001, broker.port + 1)]));
+    assert_eq!(metadata.controller_id.0, 1);
+    let mut leaders: Vec<i32> = Vec::new();
+    for partition in &metadata.topics[0].partitions {
+        let leader = partition.leader_id.0;
+        assert_eq!((partition.replica_nodes.len(), partition.replica_nodes[0].0), (1, leader));
+        leaders.push(leader);
+        // At its leader, and, for a client that knows no better, at the other endpoint.
+        for port in [ports[&leader], broker.port, broker.port + 1] {
+            let mut client = Client::connect(port).expect("connected");
+            let batch = batches::batch("x", 2, 100);
+            let offset = client.append("t", partition.partition_index, -1, &batch);
+            let read = client.fetch("t", partition.partition_index, offset, 1000).expect("an answer");
+            assert_eq!(read.batches()[0].digest, batches::digest(&batch));
+        }
+    }
+    leaders.sort_unstable();
+    assert_eq!(leaders, [1, 1, 1_000_001, 1_000_001], "partitions go round robin");
     broker.stop();
 }
 

@@ -81,23 +81,23 @@ fn producer_ids_are_not_given_twice_across_restarts() {
 fn the_leader_epoch_rises_with_a_kill_and_tells_where_reigns_end() {
     let dir = DataDir::new("epochs");
     let mut ends = Vec::new();
-    for reign in 0..4 {
+    for reign in 1..5 {
         let broker = Broker::start(&dir, &one_core());
         let mut client = broker.connect();
-        if reign == 0 {
+        if reign == 1 {
             client.create("reigns", 1, &[]);
         } else {
             assert!(broker.stderr().contains("not clean"), "{}", broker.stderr());
         }
         assert_eq!(client.leader_epoch("reigns", 0), reign);
         // The third reign writes nothing.
-        let count = [3, 2, 0, 4][reign as usize];
+        let count = [3, 2, 0, 4][reign as usize - 1];
         for number in 0..count {
             client.append("reigns", 0, -1, &batches::batch(&format!("{reign}/{number}"), 2, 50));
         }
         ends.push(client.offset("reigns", 0, LATEST));
         assert_eq!(client.epoch_end("reigns", 0, reign, reign).0, 0);
-        if reign > 0 {
+        if reign > 1 {
             assert_eq!(client.epoch_end("reigns", 0, reign - 1, 0).0, FENCED_LEADER_EPOCH);
         }
         assert_eq!(client.epoch_end("reigns", 0, reign + 1, 0).0, UNKNOWN_LEADER_EPOCH);
@@ -108,16 +108,16 @@ fn the_leader_epoch_rises_with_a_kill_and_tells_where_reigns_end() {
     for _ in 0..2 {
         let broker = Broker::start(&dir, &one_core());
         let mut client = broker.connect();
-        assert_eq!(client.leader_epoch("reigns", 0), 4);
-        let end = |client: &mut support::client::Client, epoch| client.epoch_end("reigns", 0, 4, epoch);
-        assert_eq!(end(&mut client, 0), (0, 0, 6));
-        assert_eq!(end(&mut client, 1), (0, 1, 10));
+        assert_eq!(client.leader_epoch("reigns", 0), 5);
+        let end = |client: &mut support::client::Client, epoch| client.epoch_end("reigns", 0, 5, epoch);
+        assert_eq!(end(&mut client, 1), (0, 1, 6));
+        assert_eq!(end(&mut client, 2), (0, 2, 10));
         // The epoch without records ends where the one before it does, under that one's name (KIP-320).
-        assert_eq!(end(&mut client, 2), (0, 1, 10));
-        assert_eq!(end(&mut client, 3), (0, 3, 18));
+        assert_eq!(end(&mut client, 3), (0, 2, 10));
+        assert_eq!(end(&mut client, 4), (0, 4, 18));
         let found = client.read_from("reigns", 0, 0).expect("readable");
         let epochs: Vec<i32> = found.iter().map(|batch| batch.info.leader_epoch).collect();
-        assert_eq!(epochs, [0, 0, 0, 1, 1, 3, 3, 3, 3]);
+        assert_eq!(epochs, [1, 1, 1, 2, 2, 4, 4, 4, 4]);
         broker.stop();
     }
 }
@@ -193,7 +193,7 @@ fn it_refuses_to_start_where_it_must_and_says_why() {
     // None of the refusals has used up the clean mark.
     let broker = Broker::start(&dir, &one_core());
     assert!(!broker.stderr().contains("not clean"), "{}", broker.stderr());
-    assert_eq!(broker.connect().leader_epoch("t", 0), 0);
+    assert_eq!(broker.connect().leader_epoch("t", 0), 1, "a topic begins above all epochs before it");
     broker.stop();
 }
 

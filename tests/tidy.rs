@@ -75,7 +75,7 @@ const ONLY_THESE: &[(&str, &str, &[&str])] = &[
     ("api", "net", &["Frame", "FrameBuffer", "Outgoing", "Payload", "Reply"]),
     ("shard", "net", &["FramePool"]),
     ("shard", "coordinator", &["Coordinators"]),
-    ("storage", "wire", &["control_batch", "record_batch", "records"]),
+    ("storage", "wire", &["batch_filter", "control_batch", "record_batch", "records"]),
     ("net", "storage", &["Landing", "Slice"]),
     ("cli", "storage", &["probe_disk"]),
 ];
@@ -89,12 +89,15 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "src/config/machine.rs",
     "src/memory/blocks.rs",
     "src/memory/mod.rs",
+    "src/metrics/clock.rs",
     "src/net/connection.rs",
     "src/net/listener.rs",
+    "src/net/receive.rs",
     "src/net/send.rs",
     "src/preflight.rs",
     "src/shard/lease.rs",
     "src/storage/buffer.rs",
+    "src/storage/cleaner.rs",
     "src/storage/disk_dma.rs",
 ];
 

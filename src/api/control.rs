@@ -2,11 +2,14 @@
 //!
 //! Owner: none, pure functions. Invariants: handlers read one catalog snapshot per request. Must not: do I/O.
 
-use crate::catalog::{Catalog, Topic};
+use crate::catalog::{Catalog, Topic, owner_core};
+use crate::config::BrokerConfig;
 use crate::coordinator::InternalTopic;
+use crate::limits::CORE_ID_STEP;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::{BrokerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
 
 /// The value of an authorised-operations field that was not asked for (KIP-430).
 pub const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
@@ -34,6 +37,38 @@ pub struct NodeInfo {
     pub rack: Option<String>,
     /// The id of the cluster.
     pub cluster_id: String,
+    /// Cores with an endpoint of their own (`core.affine.listeners`), or 1 for one endpoint for all.
+    pub endpoints: usize,
+}
+
+impl NodeInfo {
+    /// Id and port of each endpoint. The first one is the node itself: controller, coordinator, configurations.
+    pub fn endpoints(&self) -> impl Iterator<Item = (i32, u16)> + '_ {
+        (0..self.endpoints).map(|core| (endpoint_id(self.node_id, core), self.port + core as u16))
+    }
+
+    /// Names the endpoint of the core that owns a partition wherever this node is named.
+    pub(crate) fn name_endpoint<'a>(
+        &self,
+        topic_id: Uuid,
+        partition: i32,
+        ids: impl Iterator<Item = &'a mut BrokerId>,
+    ) {
+        let own = endpoint_id(self.node_id, owner_core(topic_id, partition, self.endpoints));
+        ids.filter(|id| id.0 == self.node_id).for_each(|id| id.0 = own);
+    }
+}
+
+/// Whether `id` is this node, or an endpoint of one of its cores.
+pub(crate) fn is_own_id(broker: &BrokerConfig, id: i32) -> bool {
+    let cores = if broker.core_affine_listeners { broker.cores.len() } else { 1 };
+    (0..cores).any(|core| endpoint_id(broker.node_id, core) == id)
+}
+
+/// The broker id by which clients know a core that has an endpoint of its own. Clients take a broker id for an
+/// address, so each endpoint needs one; the first core has the node's.
+fn endpoint_id(node_id: i32, core: usize) -> i32 {
+    node_id + core as i32 * CORE_ID_STEP
 }
 
 /// What is wrong with one item of a request.
@@ -110,7 +145,8 @@ pub(crate) fn check_replicas(
     partition: i32,
     brokers: &[BrokerId],
 ) -> Result<(), ItemError> {
-    if brokers.len() == 1 && brokers[0].0 == catalog.node_id {
+    let own = |id: i32| id == catalog.node_id || (id >= CORE_ID_STEP && id % CORE_ID_STEP == catalog.node_id);
+    if brokers.len() == 1 && own(brokers[0].0) {
         return Ok(());
     }
     let ids: Vec<i32> = brokers.iter().take(16).map(|id| id.0).collect();
@@ -140,6 +176,7 @@ pub(crate) mod tests {
             port: 9092,
             rack: Some("r1".to_owned()),
             cluster_id: "AbCdEfGhIjKlMnOpQrStUv".to_owned(),
+            endpoints: 1,
         }
     }
 

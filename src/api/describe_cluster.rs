@@ -31,18 +31,19 @@ pub fn respond(node: &NodeInfo, request: &DescribeClusterRequest) -> DescribeClu
             );
         }
     }
+    let endpoint = |(id, port): (i32, u16)| {
+        DescribeClusterBroker::default()
+            .with_broker_id(BrokerId(id))
+            .with_host(text(node.host.as_str()))
+            .with_port(port.into())
+            .with_rack(node.rack.as_deref().map(text))
+    };
     DescribeClusterResponse::default()
         .with_error_message(None)
         .with_endpoint_type(ENDPOINT_BROKERS)
         .with_cluster_id(text(node.cluster_id.as_str()))
         .with_controller_id(BrokerId(node.node_id))
-        .with_brokers(vec![
-            DescribeClusterBroker::default()
-                .with_broker_id(BrokerId(node.node_id))
-                .with_host(text(node.host.as_str()))
-                .with_port(node.port.into())
-                .with_rack(node.rack.as_deref().map(text)),
-        ])
+        .with_brokers(node.endpoints().map(endpoint).collect())
         .with_cluster_authorized_operations(cluster_operations(request.include_cluster_authorized_operations))
 }
 

@@ -7,7 +7,7 @@
 use super::alter_configs::{
     BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC, unexpected_broker, unknown_topic,
 };
-use super::control::{ItemError, text};
+use super::control::{ItemError, is_own_id, text};
 use crate::catalog::{Catalog, ResourceKind};
 use crate::config::{
     BROKER_KEYS, BrokerConfig, CLIENT_METRICS_KEYS, GROUP_KEYS, KeySpec, Source, Synonym, TOPIC_KEYS,
@@ -102,7 +102,7 @@ fn describe(
                 .filter(|entry| asked.as_ref().is_none_or(|keys| keys.contains(entry.name.as_str())))
                 .collect())
         }
-        BROKER if name.parse() == Ok(catalog.node_id) => {
+        BROKER if name.parse::<i32>().is_ok_and(|id| is_own_id(broker, id)) => {
             let one = |spec| broker_entry(broker, spec, with_synonyms, documented);
             let mut entries: Vec<_> = BROKER_KEYS.iter().filter(wanted).map(one).collect();
             let unlisted =

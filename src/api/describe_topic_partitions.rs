@@ -4,7 +4,7 @@
 //! most the broker's bound; following the cursor lists every partition exactly once while the catalog stands
 //! still. Must not: keep state between pages; the cursor is all there is.
 
-use super::control::{broker_ids, is_internal, topic_name, topic_operations};
+use super::control::{NodeInfo, broker_ids, is_internal, topic_name, topic_operations};
 use crate::catalog::{Catalog, PartitionMeta, Topic, validate_topic_name};
 use crate::config::BrokerConfig;
 use kafka_protocol::ResponseError;
@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 pub fn respond(
     catalog: &Catalog,
     broker: &BrokerConfig,
+    node: &NodeInfo,
     request: &DescribeTopicPartitionsRequest,
 ) -> Option<DescribeTopicPartitionsResponse> {
     let (first_topic, first_partition) = match &request.cursor {
@@ -46,6 +47,14 @@ pub fn respond(
             if !more {
                 break;
             }
+        }
+    }
+    for topic in &mut page.topics {
+        for partition in &mut topic.partitions {
+            let ids = std::iter::once(&mut partition.leader_id)
+                .chain(&mut partition.replica_nodes)
+                .chain(&mut partition.isr_nodes);
+            node.name_endpoint(topic.topic_id, partition.partition_index, ids);
         }
     }
     Some(DescribeTopicPartitionsResponse::default().with_topics(page.topics).with_next_cursor(page.next))
@@ -118,7 +127,7 @@ fn partition(index: usize, meta: &PartitionMeta) -> DescribeTopicPartitionsRespo
 
 #[cfg(test)]
 mod tests {
-    use super::super::control::tests::{broker, catalog, seen_by_client};
+    use super::super::control::tests::{broker, catalog, node, seen_by_client};
     use super::*;
     use kafka_protocol::messages::describe_topic_partitions_request::{Cursor as AskedCursor, TopicRequest};
 
@@ -141,7 +150,7 @@ mod tests {
         for _ in 0..pages_max {
             let at = cursor.as_ref().map(|(name, partition)| (name.as_str(), *partition));
             let asked = seen_by_client(&request(names, limit, at), 0);
-            let page = seen_by_client(&respond(&catalog, &broker(&[]), &asked).expect("valid"), 0);
+            let page = seen_by_client(&respond(&catalog, &broker(&[]), &node(), &asked).expect("valid"), 0);
             let before = found.len();
             for topic in &page.topics {
                 let name = topic.name.as_ref().expect("named").to_string();
@@ -171,7 +180,7 @@ mod tests {
     #[test]
     fn unknown_topics_and_strange_cursors() {
         let catalog = catalog(&[("a", 3), ("c", 2)]);
-        let ask = |request| respond(&catalog, &broker(&[]), &request);
+        let ask = |request| respond(&catalog, &broker(&[]), &node(), &request);
         let page = ask(request(&["a", "b", "d/e"], 100, None)).expect("valid");
         let codes: Vec<i16> = page.topics.iter().map(|t| t.error_code).collect();
         assert_eq!(codes, [0, 3, 17]);

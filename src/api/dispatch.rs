@@ -7,19 +7,19 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest,
-    FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetForLeaderEpochRequest,
+    ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
+    DescribeTopicPartitionsRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest,
+    MetadataRequest, OffsetForLeaderEpochRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable};
 
 use super::control::NodeInfo;
 use super::{
     Call, ConnectionContext, Handled, Outcome, Refusal, add_partitions_to_txn, api_versions,
-    create_partitions, create_topics, delete_topics, describe_cluster, describe_configs, describe_log_dirs,
-    describe_topic_partitions, describe_transactions, end_txn, find_coordinator, init_producer_id,
-    list_offsets, metadata, offset_for_leader_epoch, txn_offset_commit,
+    create_partitions, create_topics, delete_records, delete_topics, describe_cluster, describe_configs,
+    describe_log_dirs, describe_topic_partitions, describe_transactions, end_txn, find_coordinator,
+    init_producer_id, list_offsets, metadata, offset_for_leader_epoch, txn_offset_commit,
 };
 use crate::catalog::{Catalog, CatalogChange};
 use crate::rt;
@@ -68,6 +68,7 @@ pub(super) fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeI
         port: listener.map_or(0, |listener| listener.advertised_port),
         rack: shard.config.rack.clone(),
         cluster_id: catalog.cluster_id.to_string(),
+        endpoints: if shard.config.core_affine_listeners { shard.mesh.cores() } else { 1 },
     }
 }
 
@@ -82,6 +83,10 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         api_table::METADATA => metadata(context, call, decode(call, body)?).await,
         api_table::CREATE_TOPICS => create_topics(shard, call, decode(call, body)?).await,
         api_table::DELETE_TOPICS => delete_topics(shard, call, decode(call, body)?).await,
+        api_table::DELETE_RECORDS => {
+            let request: DeleteRecordsRequest = decode(call, body)?;
+            Ok(encode(call, &delete_records::respond(shard, request).await))
+        }
         api_table::CREATE_PARTITIONS => create_partitions(shard, call, decode(call, body)?).await,
         api_table::DESCRIBE_CONFIGS => {
             let request: DescribeConfigsRequest = decode(call, body)?;
@@ -96,7 +101,12 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
         }
         api_table::DESCRIBE_TOPIC_PARTITIONS => {
             let request: DescribeTopicPartitionsRequest = decode(call, body)?;
-            match describe_topic_partitions::respond(&catalog, &shard.config, &request) {
+            match describe_topic_partitions::respond(
+                &catalog,
+                &shard.config,
+                &node_info(context, &catalog),
+                &request,
+            ) {
                 Some(response) => Ok(encode(call, &response)),
                 None => Err(Refusal::Malformed),
             }

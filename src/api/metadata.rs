@@ -32,19 +32,28 @@ pub fn respond(
     version: i16,
 ) -> MetadataResponse {
     let operations = topic_operations(version >= 8 && request.include_topic_authorized_operations);
-    let topics = match asked_topics(request, version) {
+    let mut topics = match asked_topics(request, version) {
         None => catalog.topics().map(|topic| describe(topic, operations)).collect(),
         Some(asked) => describe_asked(catalog, asked, operations, version),
     };
+    for topic in &mut topics {
+        for partition in &mut topic.partitions {
+            let ids = std::iter::once(&mut partition.leader_id)
+                .chain(&mut partition.replica_nodes)
+                .chain(&mut partition.isr_nodes);
+            node.name_endpoint(topic.topic_id, partition.partition_index, ids);
+        }
+    }
+    let endpoint = |(id, port): (i32, u16)| {
+        MetadataResponseBroker::default()
+            .with_node_id(BrokerId(id))
+            .with_host(text(node.host.as_str()))
+            .with_port(port.into())
+            .with_rack(node.rack.as_deref().map(text))
+    };
     let ask_cluster = (8..=10).contains(&version) && request.include_cluster_authorized_operations;
     MetadataResponse::default()
-        .with_brokers(vec![
-            MetadataResponseBroker::default()
-                .with_node_id(BrokerId(node.node_id))
-                .with_host(text(node.host.as_str()))
-                .with_port(node.port.into())
-                .with_rack(node.rack.as_deref().map(text)),
-        ])
+        .with_brokers(node.endpoints().map(endpoint).collect())
         .with_cluster_id(Some(text(node.cluster_id.as_str())))
         .with_controller_id(BrokerId(node.node_id))
         .with_topics(topics)
@@ -196,7 +205,10 @@ mod tests {
             let partition = &seen.topics[0].partitions[2];
             assert_eq!((partition.partition_index, partition.leader_id.0), (2, 1));
             assert_eq!((partition.replica_nodes.len(), partition.isr_nodes.len()), (1, 1));
-            assert_eq!(partition.leader_epoch, if version >= 7 { 0 } else { -1 });
+            assert_eq!(
+                partition.leader_epoch,
+                if version >= 7 { catalog(&[("b", 1), ("a", 3)]).leader_epoch } else { -1 }
+            );
             assert_eq!(seen.brokers[0].port, 9092);
             assert_eq!(seen.controller_id.0, if version >= 1 { 1 } else { -1 });
             assert_eq!(seen.cluster_id.is_some(), version >= 2);

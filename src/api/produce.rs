@@ -191,7 +191,13 @@ pub(crate) struct LandingPlan {
 
 /// Tells from the first bytes of a frame of `frame_size` bytes whether it is a produce request for one
 /// partition of this core, and reserves tail memory for its records.
-pub(crate) fn plan_landing(shard: &Shard, head: &[u8], frame_size: usize) -> Option<LandingPlan> {
+/// `all_there`: the rest of the frame can be received at once.
+pub(crate) fn plan_landing(
+    shard: &Shard,
+    head: &[u8],
+    frame_size: usize,
+    all_there: bool,
+) -> Option<LandingPlan> {
     let header = RequestHeader::parse(head).ok()?;
     if header.api_key != PRODUCE || !api_table::is_supported(PRODUCE, header.api_version) {
         return None;
@@ -206,7 +212,9 @@ pub(crate) fn plan_landing(shard: &Shard, head: &[u8], frame_size: usize) -> Opt
     }
     let catalog = shard.catalog();
     let topic = find_topic(&catalog, single.topic)?;
-    let landing = shard.partition(topic.id, single.partition)?.log.landing(single.records_len)?;
+    let log = &shard.partition(topic.id, single.partition)?.log;
+    let now = if all_there { log.landing_now(single.records_len) } else { None };
+    let landing = now.or_else(|| log.landing(single.records_len))?;
     Some(LandingPlan { landing, records_at })
 }
 

@@ -46,24 +46,26 @@ pub(super) async fn admit(
     admission: Admission,
     applicants: Vec<Applicant>,
 ) -> Vec<(usize, TxnError)> {
-    let mut strangers: Vec<(Applicant, u64)> = Vec::new();
+    // All are asked before the first answer is waited for.
+    let mut asked = Vec::with_capacity(applicants.len());
     for applicant in applicants {
-        let owner = shard.owner_of(applicant.topic_id, applicant.partition);
-        let verification = on_owner(shard, owner, &applicant, |log, producer| {
-            log.verify_transaction(producer.id, producer.epoch)
-        });
+        let look = Look::at(shard, &applicant).await;
+        asked.push((applicant, look));
+    }
+    let mut strangers: Vec<(Applicant, u64)> = Vec::new();
+    for (applicant, look) in asked {
         // A partition that is gone is told by the append.
-        if let Some(Verification::Needed(number)) = verification.await {
+        if let Some(Verification::Needed(number)) = look.wait().await {
             strangers.push((applicant, number));
         }
     }
-    let mut refused = Vec::new();
-    // One producer and usually one round: requests carry the batches of one transaction.
-    while let Some(producer) = strangers.first().map(|(first, _)| first.producer) {
-        let (mine, rest) = strangers.into_iter().partition(|(one, _)| one.producer == producer);
-        strangers = rest;
-        refused.extend(admit_producer(shard, transactional_id, admission, producer, mine).await);
-    }
+    let Some(producer) = strangers.first().map(|(first, _)| first.producer) else { return Vec::new() };
+    // As in Kafka, the batches of a request belong to one producer.
+    let (mine, others): (Vec<_>, Vec<_>) =
+        strangers.into_iter().partition(|(one, _)| one.producer == producer);
+    let mut refused: Vec<_> =
+        others.into_iter().map(|(one, _)| (one.place, TxnError::UnknownProducer)).collect();
+    refused.extend(admit_producer(shard, transactional_id, admission, producer, mine).await);
     refused
 }
 
@@ -91,26 +93,55 @@ async fn admit_producer(
             refused.push((one.place, TxnError::NotInTransaction));
             continue;
         }
-        let owner = shard.owner_of(one.topic_id, one.partition);
-        on_owner(shard, owner, &one, move |log, producer| log.confirm_transaction(producer.id, number)).await;
+        confirm(shard, &one, number).await;
     }
     refused
 }
 
-/// Looks at an applicant's log on its own core; `None` when the partition is gone.
-async fn on_owner<R: Send + 'static>(
-    shard: &Rc<Shard>,
-    owner: usize,
-    applicant: &Applicant,
-    look: impl FnOnce(&crate::storage::Log, ProducerKey) -> R + Send + 'static,
-) -> Option<R> {
+/// Notes the verification where the batch will be appended. Messages to a core arrive in order, so this one is there
+/// before the batch is.
+async fn confirm(shard: &Rc<Shard>, applicant: &Applicant, number: u64) {
     let Applicant { topic_id, partition, producer, .. } = *applicant;
-    if owner == shard.core {
-        return shard.partition(topic_id, partition).map(|found| look(&found.log, producer));
-    }
-    let work = move |owner: Rc<Shard>| -> LocalFuture<Option<R>> {
-        let answer = owner.partition(topic_id, partition).map(|found| look(&found.log, producer));
-        Box::pin(async move { answer })
+    let confirm = move |owner: &Rc<Shard>| {
+        if let Some(found) = owner.partition(topic_id, partition) {
+            found.log.confirm_transaction(producer.id, number);
+        }
     };
-    shard.mesh.call(owner, work).await.flatten()
+    match shard.owner_of(topic_id, partition) {
+        owner if owner == shard.core => confirm(shard),
+        owner => shard.mesh.send(owner, Box::new(confirm)).await,
+    }
+}
+
+/// A look at an applicant's partition, here or on its way.
+enum Look {
+    Here(Option<Verification>),
+    There(flume::Receiver<Option<Verification>>),
+}
+
+impl Look {
+    async fn at(shard: &Rc<Shard>, applicant: &Applicant) -> Look {
+        let Applicant { topic_id, partition, producer, .. } = *applicant;
+        let look = move |owner: &Rc<Shard>| {
+            let found = owner.partition(topic_id, partition)?;
+            Some(found.log.verify_transaction(producer.id, producer.epoch))
+        };
+        let owner = shard.owner_of(topic_id, partition);
+        if owner == shard.core {
+            return Look::Here(look(shard));
+        }
+        let work = move |owner: Rc<Shard>| -> LocalFuture<Option<Verification>> {
+            let answer = look(&owner);
+            Box::pin(async move { answer })
+        };
+        Look::There(shard.mesh.start_call(owner, work).await)
+    }
+
+    /// `None` when the partition is gone.
+    async fn wait(self) -> Option<Verification> {
+        match self {
+            Look::Here(answer) => answer,
+            Look::There(receiver) => receiver.recv_async().await.ok().flatten(),
+        }
+    }
 }

@@ -24,16 +24,19 @@ use crate::preflight;
 use crate::rt;
 use crate::shard::{
     CleanMark, CleanPartition, Control, Job, Mesh, Shard, ShardSetup, build_mesh, open_shard,
-    read_clean_mark, set_strays_aside, write_clean_mark,
+    read_clean_mark, set_strays_aside, start_cleaner, write_clean_mark,
 };
 use crate::storage::probe_disk;
 
 /// Submission queue entries of each core's ring.
 const RING_DEPTH: usize = 1024;
 
-/// How long tasks run before the core looks at its rings. Longer and a core with much input reads all of it before it
-/// submits the first write; the disk then waits for the network and the network for the disk.
-const TASK_SLICE: Duration = Duration::from_micros(200);
+/// glommio's preemption timer: never, in effect. When it fires before the first task of a round has run (a core that
+/// was not scheduled for as long), glommio takes the round for an empty one and sleeps over tasks that are ready.
+const PREEMPT_TIMER: Duration = Duration::from_secs(24 * 3600);
+
+/// How often ports in a row are looked for when the listener's is 0.
+const FREE_PORT_ATTEMPTS: usize = 64;
 
 /// Threads of one core for directory work: an unlink of a large file must not delay a rename.
 const BLOCKING_THREADS: usize = 2;
@@ -67,6 +70,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
     let addresses = resolve_listeners(&mut config)?;
     let admin_sockets = admin::bind(&config.admin_listeners).map_err(|text| vec![text])?;
     let config = Arc::new(config);
+    metrics::start_clock();
     abort_on_panic();
     block_stop_signals();
     let began = Instant::now();
@@ -74,6 +78,8 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
     let (mesh, inboxes) = build_mesh(config.cores.len());
     let control = Control::start(store, catalog.clone(), mesh.clone())
         .map_err(|error| vec![format!("cannot start the control thread: {error}")])?;
+    let cleaner =
+        start_cleaner(&config).map_err(|error| vec![format!("cannot start the cleaner threads: {error}")])?;
     let (ready, all_ready) = flume::bounded(config.cores.len());
     let mut cores = Vec::new();
     for (core, inbox) in inboxes.into_iter().enumerate() {
@@ -85,6 +91,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
             mesh: mesh.clone(),
             control: control.clone(),
             clean: clean.clone(),
+            cleaner: cleaner.clone(),
             tail_bytes: plan.tail_bytes,
             frame_bytes: plan.frame_bytes,
         };
@@ -93,7 +100,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
             .name(&format!("ringlog-{core}"))
             .io_memory(REGISTERED_BYTES)
             .ring_depth(RING_DEPTH)
-            .preempt_timer(TASK_SLICE)
+            .preempt_timer(PREEMPT_TIMER)
             .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .spawn(move || run_core(setup, inbox, addresses, ready))
             .map_err(|error| vec![format!("cannot start core {}: {error}", config.cores[core])])?;
@@ -142,6 +149,7 @@ fn announce(
 /// Host names to addresses, and port 0 to a free port, which is then also the advertised one.
 fn resolve_listeners(config: &mut BrokerConfig) -> Result<Vec<SocketAddr>, Vec<String>> {
     let mut addresses = Vec::new();
+    let count = if config.core_affine_listeners { config.cores.len() } else { 1 };
     for listener in &mut config.listeners {
         let host = if listener.host.is_empty() { "0.0.0.0" } else { &listener.host };
         let problem = |error: std::io::Error| vec![format!("listener {host}:{}: {error}", listener.port)];
@@ -151,8 +159,7 @@ fn resolve_listeners(config: &mut BrokerConfig) -> Result<Vec<SocketAddr>, Vec<S
             .next()
             .ok_or_else(|| vec![format!("listener {host}: no address")])?;
         if address.port() == 0 {
-            let probe = std::net::TcpListener::bind(address).map_err(problem)?;
-            address = probe.local_addr().map_err(problem)?;
+            address = free_ports(address, count).map_err(problem)?;
             listener.port = address.port();
         }
         if listener.advertised_port == 0 {
@@ -161,6 +168,22 @@ fn resolve_listeners(config: &mut BrokerConfig) -> Result<Vec<SocketAddr>, Vec<S
         addresses.push(address);
     }
     Ok(addresses)
+}
+
+/// The first of `count` free ports in a row.
+fn free_ports(any: SocketAddr, count: usize) -> std::io::Result<SocketAddr> {
+    for _ in 0..FREE_PORT_ATTEMPTS {
+        let first = std::net::TcpListener::bind(any)?;
+        let base = first.local_addr()?;
+        let is_free = |core: usize| {
+            let port = base.port().checked_add(core as u16);
+            port.is_some_and(|port| std::net::TcpListener::bind((base.ip(), port)).is_ok())
+        };
+        if (1..count).all(is_free) {
+            return Ok(base);
+        }
+    }
+    Err(std::io::ErrorKind::AddrInUse.into())
 }
 
 type OpenedCatalog = (CatalogStore, Arc<Catalog>, Arc<CleanMark>);
@@ -225,11 +248,17 @@ async fn run_core(
             job(&jobs);
         }
     });
+    rt::spawn(rt::heartbeat());
     rt::spawn(shard.clone().housekeeping());
+    rt::spawn(shard.clone().cleaning());
     rt::spawn(shard.clone().fill_pool());
     rt::spawn(coordinator::serve(shard.clone()));
     for (listener, address) in addresses.into_iter().enumerate() {
         let shard = shard.clone();
+        let mut address = address;
+        if shard.config.core_affine_listeners {
+            address.set_port(address.port() + shard.core as u16);
+        }
         let socket = match net::listen(address) {
             Ok(socket) => socket,
             Err(error) => {

@@ -65,6 +65,8 @@ pub struct BrokerConfig {
     pub retention_bytes: i64,
     /// `log.retention.check.interval.ms`.
     pub retention_check_interval_ms: u64,
+    /// `log.cleaner.*`: the threads that compact.
+    pub cleaner: CleanerSettings,
     /// `log.cleanup.policy`.
     pub cleanup_policy: CleanupPolicy,
     /// `log.segment.bytes`.
@@ -95,6 +97,8 @@ pub struct BrokerConfig {
     pub connection_count_max: i32,
     /// `max.connections.per.ip`.
     pub connection_count_per_ip_max: i32,
+    /// `core.affine.listeners`: each core has a port of its own.
+    pub core_affine_listeners: bool,
     /// `connections.max.idle.ms`; `None` is never.
     pub connection_idle_ms_max: Option<u64>,
     /// `fetch.max.bytes`.
@@ -121,6 +125,35 @@ pub struct BrokerConfig {
     pub transactions: TxnConfig,
     /// What was given explicitly, and where.
     pub settings: Settings,
+}
+
+/// `log.cleaner.*`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CleanerSettings {
+    /// `log.cleaner.enable`.
+    pub enable: bool,
+    /// `log.cleaner.threads`.
+    pub threads: usize,
+    /// `log.cleaner.dedupe.buffer.size`.
+    pub dedupe_bytes: u64,
+    /// `log.cleaner.io.buffer.load.factor`, in percent.
+    pub load_percent: u64,
+    /// `log.cleaner.io.max.bytes.per.second`.
+    pub bytes_per_second_max: f64,
+    /// `log.cleaner.backoff.ms`.
+    pub backoff_ms: u64,
+}
+
+fn read_cleaner(settings: &Settings) -> CleanerSettings {
+    let double = |name| text(settings, name).parse::<f64>().unwrap_or(f64::MAX);
+    CleanerSettings {
+        enable: boolean(settings, "log.cleaner.enable"),
+        threads: long(settings, "log.cleaner.threads") as usize,
+        dedupe_bytes: long(settings, "log.cleaner.dedupe.buffer.size") as u64,
+        load_percent: (double("log.cleaner.io.buffer.load.factor") * 100.0) as u64,
+        bytes_per_second_max: double("log.cleaner.io.max.bytes.per.second"),
+        backoff_ms: long(settings, "log.cleaner.backoff.ms") as u64,
+    }
 }
 
 impl BrokerConfig {
@@ -172,6 +205,7 @@ impl BrokerConfig {
                 .max(-1),
             retention_bytes: long("log.retention.bytes"),
             retention_check_interval_ms: long("log.retention.check.interval.ms") as u64,
+            cleaner: read_cleaner(&settings),
             cleanup_policy: CleanupPolicy::parse(&text(&settings, "log.cleanup.policy")),
             segment_bytes: long("log.segment.bytes") as u32,
             roll_ms: explicit_long(&settings, "log.roll.ms")
@@ -193,6 +227,7 @@ impl BrokerConfig {
             } as u64,
             connection_count_max: int("max.connections"),
             connection_count_per_ip_max: int("max.connections.per.ip"),
+            core_affine_listeners: boolean(&settings, "core.affine.listeners"),
             connection_idle_ms_max: u64::try_from(idle_ms).ok(),
             fetch_bytes_max: int("fetch.max.bytes"),
             fetch_session_count_max: long("max.incremental.fetch.session.cache.slots") as usize,

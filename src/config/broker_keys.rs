@@ -35,6 +35,12 @@ pub(crate) fn is_accepted_without_effect(name: &str) -> bool {
     ACCEPTED_WITHOUT_EFFECT.binary_search(&name).is_ok() || PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
+/// A key of the broker that has a default, no other name, and an effect.
+const fn broker(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> KeySpec {
+    let (scope, support) = (Scope::Broker, Support::Full);
+    KeySpec { name, kind, default: Some(default), doc, scope, synonyms: &[], support }
+}
+
 /// Every broker key Ringlog knows.
 pub const BROKER_KEYS: &[KeySpec] =
     &joined::<{ GENERAL_KEYS.len() + COORDINATOR_KEYS.len() }>(GENERAL_KEYS, COORDINATOR_KEYS);
@@ -431,6 +437,37 @@ const GENERAL_KEYS: &[KeySpec] = &[
         synonyms: &[],
         support: Support::Stored,
     },
+    broker(
+        "log.cleaner.enable",
+        Kind::Bool,
+        "true",
+        "Whether compacted topics are compacted. __consumer_offsets grows without.",
+    ),
+    broker("log.cleaner.threads", Kind::Int(1, 16), "1", "Threads that compact, beside the cores."),
+    broker(
+        "log.cleaner.dedupe.buffer.size",
+        Kind::Long(1 << 20, i64::MAX),
+        "134217728",
+        "Memory for the keys of one pass of compaction, all threads together, in bytes; 24 bytes a key. What does not fit is left to the next pass.",
+    ),
+    broker(
+        "log.cleaner.io.buffer.load.factor",
+        Kind::Double(0.01, 0.95),
+        "0.9",
+        "How full the memory for keys may get.",
+    ),
+    broker(
+        "log.cleaner.io.max.bytes.per.second",
+        Kind::Double(1.0, f64::MAX),
+        "1.7976931348623157E308",
+        "Bytes that compaction reads and writes in a second at most, all threads together.",
+    ),
+    broker(
+        "log.cleaner.backoff.ms",
+        Kind::Long(1, i64::MAX),
+        "15000",
+        "The pause between two looks for logs to compact, in milliseconds.",
+    ),
     KeySpec {
         name: "log.cleaner.min.cleanable.ratio",
         kind: Kind::Double(0.0, 1.0),
@@ -438,7 +475,7 @@ const GENERAL_KEYS: &[KeySpec] = &[
         doc: "The share of a log that must be uncompacted before it is compacted.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "log.cleaner.min.compaction.lag.ms",
@@ -447,7 +484,7 @@ const GENERAL_KEYS: &[KeySpec] = &[
         doc: "The time a record stays uncompacted at least, in milliseconds.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "log.cleaner.max.compaction.lag.ms",
@@ -456,7 +493,7 @@ const GENERAL_KEYS: &[KeySpec] = &[
         doc: "The time a record stays uncompacted at most, in milliseconds.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "log.cleaner.delete.retention.ms",
@@ -465,7 +502,7 @@ const GENERAL_KEYS: &[KeySpec] = &[
         doc: "How long the marks of deleted keys are kept in a compacted topic, in milliseconds.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "log.local.retention.ms",
@@ -513,13 +550,23 @@ const GENERAL_KEYS: &[KeySpec] = &[
         support: Support::Full,
     },
     KeySpec {
+        name: "core.affine.listeners",
+        kind: Kind::Bool,
+        default: Some("false"),
+        doc: "Each core listens on a port of its own, counted up from the listener's, and Metadata names the owner \
+              core's as the leader's address: broker id node.id + 1000000 * core.",
+        scope: Scope::Broker,
+        synonyms: &[],
+        support: Support::Full,
+    },
+    KeySpec {
         name: "max.connections.per.ip",
         kind: Kind::Int(0, I32_MAX),
         default: Some("2147483647"),
-        doc: "The number of connections the broker accepts from one address.",
+        doc: "The number of connections the broker accepts from one address; each core takes an equal share of it.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "connections.max.idle.ms",
@@ -528,7 +575,7 @@ const GENERAL_KEYS: &[KeySpec] = &[
         doc: "An idle connection is closed after this time, in milliseconds; -1 means never.",
         scope: Scope::Broker,
         synonyms: &[],
-        support: Support::Stored,
+        support: Support::Full,
     },
     KeySpec {
         name: "fetch.max.bytes",
@@ -662,13 +709,7 @@ const ACCEPTED_WITHOUT_EFFECT: &[&str] = &[
     "kafka.metrics.reporters",
     "leader.imbalance.check.interval.seconds",
     "leader.imbalance.per.broker.percentage",
-    "log.cleaner.backoff.ms",
-    "log.cleaner.dedupe.buffer.size",
-    "log.cleaner.enable",
-    "log.cleaner.io.buffer.load.factor",
     "log.cleaner.io.buffer.size",
-    "log.cleaner.io.max.bytes.per.second",
-    "log.cleaner.threads",
     "log.dir.failure.timeout.ms",
     "log.flush.offset.checkpoint.interval.ms",
     "log.flush.start.offset.checkpoint.interval.ms",

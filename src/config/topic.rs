@@ -64,6 +64,14 @@ pub struct TopicConfig {
     pub write_caching: bool,
     /// `cleanup.policy`.
     pub cleanup_policy: CleanupPolicy,
+    /// `min.cleanable.dirty.ratio`, per million.
+    pub dirty_ratio_ppm: u64,
+    /// `min.compaction.lag.ms`.
+    pub compaction_lag_ms_min: i64,
+    /// `max.compaction.lag.ms`.
+    pub compaction_lag_ms_max: i64,
+    /// `delete.retention.ms`.
+    pub delete_retention_ms: i64,
     /// `compression.type`.
     pub compression_type: Compression,
     /// `compression.gzip.level`, 1 to 9, or -1 for the codec's own default.
@@ -95,11 +103,20 @@ impl TopicConfig {
             flush_ms: long("flush.ms"),
             write_caching: as_bool(&text("write.caching")).unwrap_or(false),
             cleanup_policy: CleanupPolicy::parse(&text("cleanup.policy")),
+            dirty_ratio_ppm: per_million(&text("min.cleanable.dirty.ratio")),
+            compaction_lag_ms_min: long("min.compaction.lag.ms"),
+            compaction_lag_ms_max: long("max.compaction.lag.ms"),
+            delete_retention_ms: long("delete.retention.ms"),
             compression_type: Compression::parse(&text("compression.type")),
             gzip_level: long("compression.gzip.level") as i32,
             min_insync_replicas: long("min.insync.replicas") as i32,
         }
     }
+}
+
+/// A checked share between 0 and 1.
+fn per_million(text: &str) -> u64 {
+    (text.parse::<f64>().unwrap_or(1.0).clamp(0.0, 1.0) * 1e6) as u64
 }
 
 impl CleanupPolicy {

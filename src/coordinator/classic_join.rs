@@ -235,6 +235,8 @@ impl ClassicGroup {
     fn prepare_rebalance(&mut self, now_ms: i64) {
         for member in self.members.values_mut() {
             if let Some(parked) = member.syncing.take() {
+                // While it waited its session stood still.
+                member.deadline_ms = now_ms + i64::from(member.session_timeout_ms);
                 parked.refuse(GroupError::RebalanceInProgress);
             }
         }
@@ -268,11 +270,13 @@ impl ClassicGroup {
         if let Some(initial) =
             self.initial.as_mut().filter(|initial| initial.more_came && initial.remaining_ms > 0)
         {
-            let delay_ms = self.rules.initial_delay_ms.min(initial.remaining_ms).max(1);
+            let delay_ms = self.rules.initial_delay_ms.min(initial.remaining_ms);
             initial.remaining_ms -= delay_ms;
             initial.more_came = false;
-            self.join_deadline_ms = Some(now_ms + delay_ms);
-            return;
+            if delay_ms > 0 {
+                self.join_deadline_ms = Some(now_ms + delay_ms);
+                return;
+            }
         }
         self.complete_join(now_ms);
     }

@@ -109,6 +109,7 @@ impl ClassicGroup {
                     Err(error) => {
                         for member in self.members.values_mut() {
                             if let Some(parked) = member.syncing.take() {
+                                member.deadline_ms = now_ms + i64::from(member.session_timeout_ms);
                                 parked.refuse(error);
                             }
                         }

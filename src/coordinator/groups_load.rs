@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::classic::ClassicGroup;
-use super::consumer::ConsumerImage;
+use super::consumer_image::ConsumerImage;
 use super::groups::{Group, GroupPartition, Kind, Phase};
 use super::offsets::{Entry, Offsets};
 use super::records::{Committed, GroupRecord, Key};

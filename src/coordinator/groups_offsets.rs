@@ -175,9 +175,11 @@ impl GroupPartition {
             Ok(pending) => pending.wait().await,
             Err(error) => Err(error),
         };
-        let mut held = group.borrow_mut();
-        held.commits_in_flight -= 1;
+        group.borrow_mut().commits_in_flight -= 1;
         let first_offset = stored.map_err(storage_error)?;
+        // The partition may have read its log again meanwhile, and then has another object for the same group.
+        let present = self.find_or_make(name)?;
+        let mut held = present.borrow_mut();
         for (log_offset, (place, committed)) in (first_offset..).zip(entries) {
             let entry = Entry { committed, log_offset };
             match producer {

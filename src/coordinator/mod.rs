@@ -14,6 +14,7 @@ pub mod classic_sync;
 pub mod consumer;
 mod consumer_classic;
 pub mod consumer_groups;
+pub mod consumer_image;
 pub mod consumer_protocol;
 pub mod error;
 pub mod groups;
@@ -150,16 +151,4 @@ pub async fn serve(shard: Rc<Shard>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_spread_as_kafka_spreads_them() {
-        // Java: "my-group".hashCode() = 1374332816, "test".hashCode() = 3556498.
-        assert_eq!(partition_of("test", 50), 48);
-        assert_eq!(partition_of("", 50), 0);
-        // "polygenelubricants" is the known string whose hash is Integer.MIN_VALUE.
-        assert_eq!(partition_of("polygenelubricants", 50), 0);
-        assert!((0..50).contains(&partition_of("\u{1f600}\u{ffff}", 50)));
-    }
-}
+mod tests;

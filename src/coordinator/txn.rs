@@ -369,7 +369,7 @@ impl TxnPartition {
                     self.start_completion(shard, &one);
                     drop(turn);
                     // Decided is decided: if the markers take longer, they follow.
-                    within(until, &one.changed, || one.is_free()).await;
+                    within(until, &one.changed, || !one.now.borrow().phase.is_prepared()).await;
                     return Ok(after);
                 }
             }

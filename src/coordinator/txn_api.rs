@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::txn::TxnPartition;
 use super::txn_state::{ProducerKey, TxnError, TxnMetadata};
 use super::{Home, InternalTopic, home_in, home_of};
+use crate::limits::TXN_ID_BYTES_MAX;
 use crate::rt;
 use crate::shard::{LocalFuture, Shard};
 
@@ -35,7 +36,8 @@ fn known_home(shard: &Rc<Shard>, id: &str) -> Result<Home, TxnError> {
 }
 
 fn checked(id: &str) -> Result<String, TxnError> {
-    if id.is_empty() { Err(TxnError::InvalidRequest) } else { Ok(id.to_owned()) }
+    let valid = (1..=TXN_ID_BYTES_MAX).contains(&id.len());
+    valid.then(|| id.to_owned()).ok_or(TxnError::InvalidRequest)
 }
 
 /// InitProducerId with a transactional id.

@@ -7,11 +7,13 @@
 //! It must not know who reads it: `admin` does, through the mesh.
 
 mod buckets;
+mod clock;
 mod spans;
 
 use std::cell::Cell;
 
 pub use buckets::{BUCKETS, bucket_of, bucket_top};
+pub use clock::{now_ns, start as start_clock};
 pub use spans::{Span, Spans};
 
 /// Api keys that are counted by themselves; larger ones share the last place.
@@ -209,14 +211,6 @@ pub fn count_errors(api_key: i16, errors: u64) {
     }
 }
 
-/// The clock of all histograms: monotonic, nanoseconds since some moment before the first reading.
-pub fn now_ns() -> u64 {
-    use std::sync::LazyLock;
-    use std::time::Instant;
-    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    ORIGIN.elapsed().as_nanos() as u64
-}
-
 /// A copy of one core's arrays.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -314,6 +308,7 @@ mod tests {
     #[test]
     #[ignore = "a measurement"]
     fn cost() {
+        start_clock();
         start_core();
         let rounds = 20_000_000u64;
         let start = now_ns();

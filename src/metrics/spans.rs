@@ -50,7 +50,7 @@ impl Spans {
         add(Counter::RequestBytes, size as u64);
         let began_ns = self.began_ns.replace(0);
         if began_ns > 0 {
-            record(series_of(api_key)[0], received_ns - began_ns);
+            record(series_of(api_key)[0], received_ns.saturating_sub(began_ns));
         }
         Span { api_key, received_ns, made_ns: 0 }
     }
@@ -58,14 +58,14 @@ impl Spans {
     /// The request goes to its handler.
     pub fn dispatched(&self, span: &Span) -> u64 {
         let now = now_ns();
-        record(series_of(span.api_key)[1], now - span.received_ns);
+        record(series_of(span.api_key)[1], now.saturating_sub(span.received_ns));
         now
     }
 
     /// The handler, begun at `since_ns`, let go of the request; its answer joins the queue.
     pub fn handled(&self, span: Span, since_ns: u64) {
         if !matches!(span.api_key, 0 | 1) {
-            record(Series::OtherHandle, now_ns() - since_ns);
+            record(Series::OtherHandle, now_ns().saturating_sub(since_ns));
         }
         self.open.borrow_mut().push_back(span);
     }
@@ -85,8 +85,8 @@ impl Spans {
         let now = now_ns();
         for span in open.drain(..self.made.replace(0)) {
             let [_, _, reply, total] = series_of(span.api_key);
-            record(reply, now - span.made_ns);
-            record(total, now - span.received_ns);
+            record(reply, now.saturating_sub(span.made_ns));
+            record(total, now.saturating_sub(span.received_ns));
         }
     }
 }

@@ -18,11 +18,12 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
 use super::frame_pool::FrameBuffer;
+use super::receive;
 use super::send::send_all;
 use crate::api;
 use crate::limits::{
-    LARGE_FRAME_MS_MAX, LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX,
-    READ_BUFFER_BYTES_MIN,
+    IDLE_CHECK_MS, LANDING_BATCH_BYTES_MIN, LANDING_NOW_BYTES_MAX, LANDING_NOW_BYTES_MIN, LARGE_FRAME_MS_MAX,
+    LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX, READ_BUFFER_BYTES_MIN,
 };
 use crate::metrics::Spans;
 use crate::rt;
@@ -53,15 +54,14 @@ impl Socket {
         poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buffer)).await
     }
 
-    async fn read_exact(&self, buffer: &mut [u8]) -> io::Result<()> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.read(&mut buffer[filled..]).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => filled += count,
-            }
-        }
-        Ok(())
+    /// Receives what is there into `first`, then `second`, without waiting; `None` when nothing is there.
+    fn try_read(&self, first: &mut [u8], second: &mut [u8]) -> io::Result<Option<usize>> {
+        receive::try_receive(self.fd, first, second)
+    }
+
+    /// Bytes that are there to be read.
+    fn available(&self) -> usize {
+        receive::available(self.fd)
     }
 
     /// Waits until the socket takes some of `bytes`.
@@ -85,7 +85,7 @@ pub enum Frame<'a> {
     /// A produce request whose records were received in place.
     Landed {
         /// The frame without the records.
-        head: &'a mut Vec<u8>,
+        head: &'a mut [u8],
         /// Where the records were, in the frame.
         records_at: usize,
         /// The records.
@@ -191,6 +191,7 @@ async fn read_requests(
 ) -> io::Result<()> {
     let mut buffer = vec![0; READ_BUFFER_BYTES_MIN];
     let (mut start, mut end) = (0, 0);
+    let mut heard_ms = rt::wall_ms();
     // After a large frame another one is likely: only its first bytes are read before its place is known.
     let mut peek = false;
     let limit = shard.config.request_bytes_max.max(0) as usize;
@@ -210,38 +211,66 @@ async fn read_requests(
         end -= start;
         start = 0;
         if let Some(size) = frame_size(&buffer[..end], limit)? {
-            let large = 4 + size > READ_BUFFER_BYTES_MAX;
-            if large && (end > LARGE_FRAME_PEEK_BYTES / 2 || end == 4 + size) {
-                peek = true;
-                // Before it takes memory, not while it holds some.
-                pause(&context, pipeline).await;
-                read_large(&context, socket, pipeline, &buffer[4..end], size).await?;
-                end = 0;
-                continue;
-            }
-            if !large {
+            if size >= LANDING_NOW_BYTES_MIN {
+                if end > LARGE_FRAME_PEEK_BYTES / 2 {
+                    // Before it takes memory, not while it holds some.
+                    pause(&context, pipeline).await;
+                    let landed = read_landing(&context, socket, pipeline, &mut buffer, end, size).await?;
+                    end = match landed {
+                        Some(behind) => behind,
+                        None => read_large(&context, socket, pipeline, &mut buffer, end, size).await?,
+                    };
+                    peek = true;
+                    continue;
+                }
+            } else {
                 peek = false;
                 grow(&mut buffer, 4 + size);
             }
         }
-        let limit = if peek { LARGE_FRAME_PEEK_BYTES.max(end + 1) } else { buffer.len() };
-        let limit = limit.min(buffer.len());
+        let to = if peek { LARGE_FRAME_PEEK_BYTES.max(end + 1).min(buffer.len()) } else { buffer.len() };
         if end > 0 {
             pipeline.spans.frame_began();
         }
-        let count = socket.read(&mut buffer[end..limit]).await?;
+        let count = match socket.try_read(&mut buffer[end..to], &mut [])? {
+            Some(count) => count,
+            None => match wait_to_read(socket, &mut buffer[end..to]).await? {
+                Some(count) => count,
+                None => {
+                    // Nothing for a while: the memory serves others meanwhile.
+                    if end == 0 {
+                        buffer = vec![0; READ_BUFFER_BYTES_MIN];
+                    }
+                    let idle_ms = u64::try_from(rt::wall_ms() - heard_ms).unwrap_or(0);
+                    let idle_ms_max = shard.config.connection_idle_ms_max;
+                    if pipeline.depth.get() == 0 && idle_ms_max.is_some_and(|most| idle_ms >= most) {
+                        return Err(io::Error::other("idle for connections.max.idle.ms"));
+                    }
+                    continue;
+                }
+            },
+        };
         if count == 0 {
             return Ok(());
         }
+        heard_ms = rt::wall_ms();
         end += count;
         if end == buffer.len() {
             // A full read: more is waiting, so that the next one may take several frames.
             grow(&mut buffer, end * 2);
-        } else if end < READ_BUFFER_BYTES_MIN / 4 && buffer.len() > READ_BUFFER_BYTES_MIN {
-            buffer.truncate(READ_BUFFER_BYTES_MIN.max(end));
-            buffer.shrink_to_fit();
         }
     }
+}
+
+/// Waits for bytes, but not for ever: `None` when none came for a while.
+async fn wait_to_read(socket: &Rc<Socket>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let count = futures_lite::future::or(async { socket.read(buffer).await.map(Some) }, async {
+        rt::sleep_ms(IDLE_CHECK_MS).await;
+        Ok(None)
+    })
+    .await;
+    rt::slice_begins();
+    count
 }
 
 fn grow(buffer: &mut Vec<u8>, wanted: usize) {
@@ -259,29 +288,61 @@ fn frame_size(bytes: &[u8], limit: usize) -> io::Result<Option<usize>> {
     }
 }
 
+/// Receives a frame into memory of its own, which can move to another core as it is; its first `end` bytes are in
+/// `buffer`. Answers how many bytes of the next frames came along, which then are at the buffer's start.
 async fn read_large(
     context: &api::ConnectionContext,
     socket: &Rc<Socket>,
     pipeline: &Rc<Pipeline>,
-    head: &[u8],
+    buffer: &mut [u8],
+    end: usize,
     size: usize,
-) -> io::Result<()> {
-    pipeline.spans.frame_began();
-    if let Some(plan) = api::produce::plan_landing(&context.shard, head, size) {
-        return read_landing(context, socket, pipeline, head, size, plan).await;
-    }
+) -> io::Result<usize> {
     let frames = &context.shard.frames;
     let mut frame = frames.take(size).await;
-    frame[..head.len()].copy_from_slice(head);
+    frame[..end - 4].copy_from_slice(&buffer[4..end]);
     let outcome = async {
-        in_time(socket.read_exact(&mut frame[head.len()..size])).await?;
-        dispatch(context, pipeline, Frame::Large(&mut frame, size), size).await
+        let mut behind = 0;
+        let spill = &mut buffer[..LARGE_FRAME_PEEK_BYTES];
+        in_time(receive_all(socket, &mut frame[end - 4..size], spill, &mut behind, 0)).await?;
+        dispatch(context, pipeline, Frame::Large(&mut frame, size), size).await?;
+        Ok(behind)
     }
     .await;
     if !frame.is_empty() {
         frames.put(frame);
     }
     outcome
+}
+
+/// Fills `body`, then at least `behind_min` bytes of `spill`, of which `behind` are filled already; more of it when more
+/// is there.
+async fn receive_all(
+    socket: &Socket,
+    body: &mut [u8],
+    spill: &mut [u8],
+    behind: &mut usize,
+    behind_min: usize,
+) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < body.len() || *behind < behind_min {
+        let (first, second) = (&mut body[filled..], &mut spill[*behind..]);
+        let count = match socket.try_read(first, second)? {
+            Some(count) => count,
+            None => {
+                let count = socket.read(if first.is_empty() { second } else { first }).await;
+                rt::slice_begins();
+                count?
+            }
+        };
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let now = count.min(body.len() - filled);
+        filled += now;
+        *behind += count - now;
+    }
+    Ok(())
 }
 
 /// Ends a receive that holds memory for too long.
@@ -293,28 +354,45 @@ async fn in_time(receive: impl Future<Output = io::Result<()>>) -> io::Result<()
     .await
 }
 
-/// Receives a produce request's records straight into the tail memory of their partition.
+/// Receives a produce request's records straight into memory of their partition's log; the frame's first `end` bytes
+/// are in `buffer`. Answers how many bytes of the next frames came along, which then are at the buffer's start, or
+/// `None` when the frame has to be received otherwise.
 async fn read_landing(
     context: &api::ConnectionContext,
     socket: &Rc<Socket>,
     pipeline: &Rc<Pipeline>,
-    head: &[u8],
+    buffer: &mut Vec<u8>,
+    end: usize,
     size: usize,
-    plan: api::produce::LandingPlan,
-) -> io::Result<()> {
+) -> io::Result<Option<usize>> {
+    pipeline.spans.frame_began();
+    // First of all room for one more request: memory at the very end of a log is not to wait for a slow reader.
+    wait_for_room(context, pipeline, size).await?;
+    let now = size <= LANDING_NOW_BYTES_MAX && socket.available() >= 4 + size - end;
+    if !now && size < LANDING_BATCH_BYTES_MIN {
+        return Ok(None);
+    }
+    let Some(plan) = api::produce::plan_landing(&context.shard, &buffer[4..end], size, now) else {
+        return Ok(None);
+    };
     let api::produce::LandingPlan { mut landing, records_at } = plan;
-    let records_end = records_at + landing.len();
-    // Nothing behind the frame was read: the caller stops at its end.
-    let early = head.len().min(records_end) - records_at;
-    let records = landing.bytes();
-    records[..early].copy_from_slice(&head[records_at..records_at + early]);
-    in_time(socket.read_exact(&mut records[early..])).await?;
-    let mut rest = head[..records_at].to_vec();
-    rest.extend_from_slice(head.get(records_end..).unwrap_or_default());
-    let have = rest.len();
-    rest.resize(size - (records_end - records_at), 0);
-    in_time(socket.read_exact(&mut rest[have..])).await?;
-    dispatch(context, pipeline, Frame::Landed { head: &mut rest, records_at, landing }, size).await
+    // The buffer keeps the frame without its records, and what comes behind it.
+    let (at, records_len) = (4 + records_at, landing.len());
+    let trailer = size - records_at - records_len;
+    let early = (end - at).min(records_len);
+    landing.bytes()[..early].copy_from_slice(&buffer[at..at + early]);
+    buffer.copy_within(at + early..end, at);
+    let mut behind = end - at - early;
+    let most = trailer + LARGE_FRAME_PEEK_BYTES;
+    if buffer.len() < at + most {
+        buffer.resize(at + most, 0);
+    }
+    let spill = &mut buffer[at..at + most];
+    in_time(receive_all(socket, &mut landing.bytes()[early..], spill, &mut behind, trailer)).await?;
+    let frame = Frame::Landed { head: &mut buffer[4..at + trailer], records_at, landing };
+    dispatch(context, pipeline, frame, size).await?;
+    buffer.copy_within(at + trailer..at + behind, 0);
+    Ok(Some(behind - trailer))
 }
 
 /// Waits as long as a quota says.
@@ -325,13 +403,12 @@ async fn pause(context: &api::ConnectionContext, pipeline: &Pipeline) {
     }
 }
 
-async fn dispatch(
+/// Waits until one more request of `size` bytes may be in flight.
+async fn wait_for_room(
     context: &api::ConnectionContext,
     pipeline: &Rc<Pipeline>,
-    mut frame: Frame<'_>,
     size: usize,
 ) -> io::Result<()> {
-    let span = pipeline.spans.received(frame.bytes(), size);
     let bytes_max = context.shard.config.connection_request_bytes_max.max(1) as usize;
     pipeline
         .changed
@@ -341,9 +418,17 @@ async fn dispatch(
             !busy || pipeline.broken.get()
         })
         .await;
-    if pipeline.broken.get() {
-        return Err(io::ErrorKind::BrokenPipe.into());
-    }
+    if pipeline.broken.get() { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+}
+
+async fn dispatch(
+    context: &api::ConnectionContext,
+    pipeline: &Rc<Pipeline>,
+    mut frame: Frame<'_>,
+    size: usize,
+) -> io::Result<()> {
+    let span = pipeline.spans.received(frame.bytes(), size);
+    wait_for_room(context, pipeline, size).await?;
     let since_ns = pipeline.spans.dispatched(&span);
     let handled = api::handle(context, frame, || drained(pipeline)).await;
     let queued = match handled {
@@ -402,9 +487,14 @@ async fn write_replies(socket: Rc<Socket>, pipeline: Rc<Pipeline>) {
 }
 
 async fn write_until_done(socket: &Rc<Socket>, pipeline: &Rc<Pipeline>) -> io::Result<()> {
+    // Replies that are ready leave in one send.
     let mut small = Vec::new();
     loop {
         let Some(next) = pipeline.queue.borrow_mut().pop_front() else {
+            if !small.is_empty() {
+                send_small(socket, pipeline, &mut small).await?;
+                continue;
+            }
             if pipeline.reader_done.get() {
                 return Ok(());
             }
@@ -414,8 +504,14 @@ async fn write_until_done(socket: &Rc<Socket>, pipeline: &Rc<Pipeline>) -> io::R
         };
         let outgoing = match next {
             Queued::Ready(outgoing) => outgoing,
-            Queued::Making(reply, size) => {
-                let outgoing = reply.await;
+            Queued::Making(mut reply, size) => {
+                let outgoing = match futures_lite::future::poll_once(&mut reply).await {
+                    Some(outgoing) => outgoing,
+                    None => {
+                        send_small(socket, pipeline, &mut small).await?;
+                        reply.await
+                    }
+                };
                 pipeline.in_flight_bytes.set(pipeline.in_flight_bytes.get() - size);
                 outgoing
             }
@@ -426,26 +522,28 @@ async fn write_until_done(socket: &Rc<Socket>, pipeline: &Rc<Pipeline>) -> io::R
         let close = outgoing.close;
         if outgoing.inserts.is_empty() {
             small.extend_from_slice(&outgoing.skeleton);
-            let more = !close && small.len() < SEND_BATCH_BYTES && front_is_ready(pipeline);
-            if more {
-                continue;
+            if close || small.len() >= SEND_BATCH_BYTES {
+                send_small(socket, pipeline, &mut small).await?;
             }
-            send_all(socket, &[&small]).await?;
-            small.clear();
         } else {
-            send_all(socket, &[&small]).await?;
-            small.clear();
+            send_small(socket, pipeline, &mut small).await?;
             send_with_payloads(socket, &outgoing).await?;
+            pipeline.spans.sent();
         }
-        pipeline.spans.sent();
         if close {
             return Ok(());
         }
     }
 }
 
-fn front_is_ready(pipeline: &Pipeline) -> bool {
-    matches!(pipeline.queue.borrow().front(), Some(Queued::Ready(outgoing)) if outgoing.inserts.is_empty())
+async fn send_small(socket: &Rc<Socket>, pipeline: &Pipeline, small: &mut Vec<u8>) -> io::Result<()> {
+    if small.is_empty() {
+        return Ok(());
+    }
+    send_all(socket, &[small]).await?;
+    small.clear();
+    pipeline.spans.sent();
+    Ok(())
 }
 
 async fn send_with_payloads(socket: &Rc<Socket>, outgoing: &Outgoing) -> io::Result<()> {

@@ -10,7 +10,7 @@ use crate::limits::FRAME_POOL_BYTES_MAX;
 use crate::sync::Event;
 
 /// Smallest buffer class, bytes.
-const CLASS_MIN: usize = 64 << 10;
+const CLASS_MIN: usize = 16 << 10;
 
 /// A buffer for one frame; give it back to the pool.
 pub type FrameBuffer = Vec<u8>;

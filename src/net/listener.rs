@@ -1,6 +1,7 @@
 //! One listening socket per core (SO_REUSEPORT): the kernel spreads connections over the cores.
 //!
-//! Owner: one core. Invariants: at most `max.connections` over all cores; an accept error never ends the
+//! Owner: one core. Invariants: at most `max.connections` over all cores, and `max.connections.per.ip` of one
+//! address, of which each core takes its share; an accept error never ends the
 //! loop; a stop closes the socket. It must not read from connections.
 
 use std::net::SocketAddr;
@@ -48,9 +49,12 @@ fn admit(shard: &Rc<Shard>, stream: TcpStream, listener: usize) {
     if shard.is_stopping() {
         return;
     }
-    if !shard.admit_connection() {
+    let address = stream.peer_addr().ok().map(|peer| peer.ip());
+    if !shard.admit_connection(address) {
         metrics::add(Counter::ConnectionsRefused, 1);
-        tracing::warn!("connection refused: max.connections={} reached", shard.config.connection_count_max);
+        if shard.may_complain() {
+            tracing::warn!("connection refused: max.connections or max.connections.per.ip is reached");
+        }
         return;
     }
     metrics::add(Counter::ConnectionsAccepted, 1);
@@ -59,11 +63,11 @@ fn admit(shard: &Rc<Shard>, stream: TcpStream, listener: usize) {
     let shard = shard.clone();
     rt::spawn(async move {
         if shard.quotas.limits_ips() && !is_welcome(&shard, &stream).await {
-            shard.release_connection();
+            shard.release_connection(address);
             return;
         }
         connection::run(shard.clone(), stream, listener).await;
-        shard.release_connection();
+        shard.release_connection(address);
     });
 }
 

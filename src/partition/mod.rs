@@ -83,12 +83,21 @@ impl Partition {
 
 /// What a topic's configuration means for its logs.
 pub fn log_config(topic: &TopicConfig) -> LogConfig {
+    let policy = topic.cleanup_policy;
+    // Only sealed segments are compacted, so that one must not stay active beyond the lag.
+    let segment_ms =
+        if policy.compact { topic.segment_ms.min(topic.compaction_lag_ms_max) } else { topic.segment_ms };
     LogConfig {
         segment_bytes: u64::from(topic.segment_bytes),
-        segment_ms: topic.segment_ms,
+        segment_ms,
         retention_bytes: topic.retention_bytes,
         retention_ms: topic.retention_ms,
-        delete_old: topic.cleanup_policy.delete,
+        delete_old: policy.delete,
+        compact: policy.compact,
+        dirty_ratio_ppm: topic.dirty_ratio_ppm,
+        compaction_lag_ms_min: topic.compaction_lag_ms_min,
+        compaction_lag_ms_max: topic.compaction_lag_ms_max,
+        delete_retention_ms: topic.delete_retention_ms,
         flush_records: topic.flush_messages,
         flush_ms: topic.flush_ms,
         write_caching: topic.write_caching,

@@ -4,6 +4,7 @@
 //! through `mesh`; the catalog snapshot is immutable and replaced as a whole by the control thread.
 //! It must not encode or decode requests.
 
+mod cleaning;
 mod control;
 mod lease;
 mod mesh;
@@ -12,6 +13,7 @@ mod startup;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -25,9 +27,10 @@ use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
 use crate::quota::Quotas;
 use crate::rt;
-use crate::storage::{Log, LogResources, Recovered, Reign, SegmentSummary};
+use crate::storage::{Cleaner, Log, LogResources, Recovered, Reign, SegmentSummary};
 use crate::sync::Event;
 
+pub use cleaning::start_cleaner;
 pub use control::{Control, ControlError};
 pub use lease::{Lease, LeaseTable};
 pub use mesh::{Job, LocalFuture, Mesh, build as build_mesh};
@@ -60,6 +63,7 @@ pub struct Shard {
     /// Fires when the broker stops.
     pub stop: Event,
     resources: LogResources,
+    cleaner: Option<Cleaner>,
     config_now: RefCell<Arc<BrokerConfig>>,
     catalog: RefCell<Arc<Catalog>>,
     partitions: RefCell<HashMap<PartitionKey, Rc<Partition>>>,
@@ -67,6 +71,8 @@ pub struct Shard {
     stopping: Cell<bool>,
     drained_cores: Cell<usize>,
     connections: Cell<usize>,
+    /// Open connections of each peer address; at most one entry for each connection.
+    addresses: RefCell<HashMap<IpAddr, usize>>,
     complaints: Cell<(i64, u32)>,
 }
 
@@ -259,19 +265,40 @@ impl Shard {
         self.drained_cores.get() >= self.mesh.cores()
     }
 
-    /// Counts a connection in; false when there are too many.
-    pub fn admit_connection(&self) -> bool {
+    /// Counts a connection of `address` in; false when there are too many in all, or of that address.
+    pub fn admit_connection(&self, address: Option<IpAddr>) -> bool {
+        let per_address = (self.config_now.borrow().connection_count_per_ip_max.max(0) as usize)
+            .div_ceil(self.mesh.cores());
         let limit =
             (self.config_now.borrow().connection_count_max.max(1) as usize).div_ceil(self.mesh.cores());
         if self.connections.get() >= limit {
             return false;
+        }
+        if let Some(address) = address {
+            let mut addresses = self.addresses.borrow_mut();
+            let count = addresses.entry(address).or_default();
+            if *count >= per_address {
+                if *count == 0 {
+                    addresses.remove(&address);
+                }
+                return false;
+            }
+            *count += 1;
         }
         self.connections.set(self.connections.get() + 1);
         true
     }
 
     /// Counts a connection out.
-    pub fn release_connection(&self) {
+    pub fn release_connection(&self, address: Option<IpAddr>) {
+        let mut addresses = self.addresses.borrow_mut();
+        if let Some(count) = address.and_then(|address| addresses.get_mut(&address)) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.retain(|_, count| *count > 0);
+            }
+        }
+        drop(addresses);
         self.connections.set(self.connections.get() - 1);
         if self.stopping.get() {
             self.stop.fire();
@@ -301,10 +328,12 @@ impl Shard {
         loop {
             rt::sleep_ms(interval).await;
             let now_ms = rt::wall_ms();
+            self.resources.ahead.drop_idle();
             let all: Vec<_> = self.partitions.borrow().values().cloned().collect();
             let expiry_ms =
                 i64::try_from(self.config_now.borrow().producer_id_expiration_ms).unwrap_or(i64::MAX);
             for partition in all {
+                partition.log.roll_if_due(now_ms).await;
                 partition.log.apply_retention(now_ms).await;
                 partition.log.close_idle_files();
                 partition.log.expire_producers(now_ms.saturating_sub(expiry_ms));

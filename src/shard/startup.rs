@@ -16,10 +16,11 @@ use uuid::Uuid;
 use super::{CleanPartition, Control, Mesh, PartitionKey, Sessions, Shard};
 use crate::catalog::Catalog;
 use crate::config::BrokerConfig;
-use crate::limits::POOL_PREFILL_BYTES_MAX;
+use crate::limits::{POOL_PREFILL_BYTES_MAX, READ_AHEAD_BYTES_MAX};
 use crate::net::FramePool;
 use crate::storage::{
-    DmaDisk, LogResources, Recovered, SegmentPool, SegmentSummary, TailCache, recover, write_small_blocking,
+    Cleaner, DmaDisk, LogResources, ReadAhead, Recovered, SegmentPool, SegmentSummary, TailCache, recover,
+    write_small_blocking,
 };
 use crate::sync::Event;
 
@@ -42,6 +43,8 @@ pub struct ShardSetup {
     pub control: Control,
     /// The clean-shutdown mark, empty after a crash.
     pub clean: Arc<CleanMark>,
+    /// The cleaner threads, unless compaction is off.
+    pub cleaner: Option<Cleaner>,
     /// Tail memory of this core, bytes.
     pub tail_bytes: usize,
     /// Frame memory of this core, bytes.
@@ -55,8 +58,13 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
     let pool_directory = setup.config.data_dir.join("pool").join(format!("core-{}", setup.core));
     let pool =
         SegmentPool::open(disk.clone(), &pool_directory, setup.config.segment_pool_bytes / cores as u64)?;
-    let resources =
-        LogResources { disk, pool, cache: TailCache::new(setup.tail_bytes), rounds: Default::default() };
+    let resources = LogResources {
+        disk,
+        pool,
+        cache: TailCache::new(setup.tail_bytes),
+        rounds: Default::default(),
+        ahead: ReadAhead::new(READ_AHEAD_BYTES_MAX.min(setup.tail_bytes / 8)),
+    };
     let shard = Rc::new(Shard {
         core: setup.core,
         config_now: RefCell::new(setup.config.clone()),
@@ -70,12 +78,14 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         coordinators: Default::default(),
         stop: Event::default(),
         resources,
+        cleaner: setup.cleaner,
         catalog: RefCell::new(setup.catalog.clone()),
         partitions: RefCell::default(),
         watches: RefCell::default(),
         stopping: Cell::new(false),
         drained_cores: Cell::new(0),
         connections: Cell::new(0),
+        addresses: RefCell::default(),
         complaints: Cell::new((0, 0)),
     });
     shard.apply_dynamic(&setup.catalog.dynamic);

@@ -188,6 +188,11 @@ impl Log {
         }
     }
 
+    /// Whether `size` bytes could be appended at once.
+    pub(super) fn has_room_now(&self, size: u64) -> bool {
+        matches!(self.room_for(size), Room::Ready)
+    }
+
     fn room_for(&self, size: u64) -> Room {
         let config = self.config.borrow();
         let state = self.state.borrow();
@@ -254,6 +259,31 @@ impl Log {
             }
             log.progress.fire();
         });
+    }
+
+    /// Rolls without an append, in turn with those that wait, as long as `due` holds.
+    pub(super) async fn roll_idle(self: &Rc<Self>, due: impl Fn() -> bool) {
+        let ticket = self.ticket();
+        ticket.turn().await;
+        while due() {
+            let seen = self.progress.generation();
+            if self.state.borrow_mut().room_error.take().is_some() {
+                return;
+            }
+            let (ready, preparing, base_offset) = {
+                let state = self.state.borrow();
+                let ready = matches!(state.next_file, NextFile::Ready(..));
+                (ready, matches!(state.next_file, NextFile::Preparing), state.log_end_offset)
+            };
+            if ready {
+                return self.roll();
+            }
+            if !preparing {
+                let size_bytes_max = block_ceil(self.config.borrow().segment_bytes.max(SEGMENT_EXTENT_MIN));
+                self.start_prepare(base_offset, size_bytes_max, SEGMENT_EXTENT_MIN);
+            }
+            self.progress.wait_past(seen).await;
+        }
     }
 
     async fn prepare(
@@ -458,6 +488,10 @@ impl LogState {
             self.epochs.push((leader_epoch, base_offset));
         }
         let active = self.segments.back().cloned().expect("room was made in an active segment");
+        if active.size_bytes.get() == 0 {
+            // An idle roll may have left it empty for long.
+            active.created_ms.set(rt::wall_ms());
+        }
         active.index.borrow_mut().note(base_offset, active.size_bytes.get(), active.max_timestamp.get());
         if batch.is_transactional() {
             let marker = if batch.is_control() { control_batch::parse(incoming.bytes()) } else { None };
@@ -465,6 +499,13 @@ impl LogState {
         }
         let lead = (active.size_bytes.get() % BLOCK_SIZE as u64) as usize;
         let allocated = match &incoming {
+            Incoming::Landed(landing) if landing.is_lent() => {
+                let (at, len) = (landing.lead(), landing.len());
+                match self.tail.settle(&active, landing.buffer(), at, len) {
+                    true => 0,
+                    false => self.tail.append(&active, incoming.bytes()),
+                }
+            }
             Incoming::Landed(landing) if landing.lead() == lead => {
                 self.tail.adopt(&active, landing.share(), lead, landing.len())
             }

@@ -74,6 +74,24 @@ impl IoBuf {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(from), to - from) }
     }
 
+    /// The bytes `[from, to)` to be filled, while others hold the buffer: the range must have been lent to the
+    /// caller alone, and nobody reads it before it is given back.
+    pub fn lent_mut(&mut self, from: usize, to: usize) -> &mut [u8] {
+        assert!(from <= to && to <= self.capacity);
+        // SAFETY: inside the buffer; by the caller's contract no other reference to the range exists.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), to - from) }
+    }
+
+    /// Whether nobody else holds the memory.
+    pub fn is_exclusive(&self) -> bool {
+        Rc::strong_count(&self.dma) == 1
+    }
+
+    /// Whether `other` is a handle on the same memory.
+    pub fn is_same(&self, other: &IoBuf) -> bool {
+        std::ptr::eq(self.start, other.start)
+    }
+
     /// Another handle on the same memory.
     pub fn share(&self) -> IoBuf {
         IoBuf { dma: self.dma.clone(), start: self.start, capacity: self.capacity }

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 
-use glommio::io::{DmaBuffer, ReadResult};
+use glommio::io::DmaBuffer;
+pub use glommio::io::ReadResult;
 
 /// A boxed future of one disk operation.
 pub type IoFuture<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;

@@ -1,5 +1,6 @@
-//! Receiving in place: a buffer into which a connection reads a large batch straight from the socket, and
-//! which becomes part of the log's tail without a copy.
+//! Receiving in place: memory into which a connection reads a batch straight from the socket, and which becomes part
+//! of the log's tail without a copy. A batch whose bytes are all there is received into the log's open chunk; a
+//! large one that is still arriving gets a buffer of its own.
 //!
 //! Owner: the connection that fills it, until the append takes it over. Invariants: at most
 //! `LANDING_BYTES_MAX` per core are out; a landing holds nothing of the log, so that a sender that stalls
@@ -12,7 +13,10 @@ use std::rc::Rc;
 
 use super::buffer::IoBuf;
 use super::log::Log;
-use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, LANDING_BATCH_BYTES_MIN, LANDING_BYTES_MAX};
+use crate::limits::{
+    BLOCK_SIZE, CHUNK_SIZE_MAX, LANDING_BATCH_BYTES_MIN, LANDING_BYTES_MAX, LANDING_NOW_BYTES_MAX,
+    LANDING_NOW_BYTES_MIN,
+};
 
 thread_local! {
     /// Bytes of landing buffers of this core.
@@ -25,6 +29,8 @@ pub struct Landing {
     lead: usize,
     len: usize,
     log: Rc<Log>,
+    /// The mark of the chunk whose memory this is, if it is not a buffer of its own.
+    lent: Option<Rc<Cell<bool>>>,
 }
 
 impl Landing {
@@ -35,7 +41,21 @@ impl Landing {
 
     /// The batch's bytes, to be filled, checked and patched.
     pub fn bytes(&mut self) -> &mut [u8] {
-        self.buffer.bytes_mut(self.lead, self.lead + self.len)
+        let (from, to) = (self.lead, self.lead + self.len);
+        match self.lent {
+            Some(_) => self.buffer.lent_mut(from, to),
+            None => self.buffer.bytes_mut(from, to),
+        }
+    }
+
+    /// Whether the memory is part of a chunk of the log already.
+    pub(super) fn is_lent(&self) -> bool {
+        self.lent.is_some()
+    }
+
+    /// The buffer in which the batch is.
+    pub(super) fn buffer(&self) -> &IoBuf {
+        &self.buffer
     }
 
     /// Length of the batch in bytes.
@@ -56,6 +76,10 @@ impl Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
+        if let Some(lent) = &self.lent {
+            lent.set(false);
+            return;
+        }
         OUT_BYTES.set(OUT_BYTES.get() - self.buffer.capacity());
         self.log.landing_bytes.set(self.log.landing_bytes.get() - self.len as u64);
     }
@@ -76,7 +100,27 @@ impl Log {
         }
         OUT_BYTES.set(OUT_BYTES.get() + capacity);
         self.landing_bytes.set(self.landing_bytes.get() + len as u64);
-        Some(Landing { buffer: IoBuf::allocate(capacity), lead, len, log: self.clone() })
+        Some(Landing { buffer: IoBuf::allocate(capacity), lead, len, log: self.clone(), lent: None })
+    }
+}
+
+impl Log {
+    /// Memory at the very end of the log for a batch of `len` bytes that are all there to be received; `None` when the
+    /// batch is too small or too large, or when it would have to wait for its turn or for room.
+    pub fn landing_now(self: &Rc<Self>, len: usize) -> Option<Landing> {
+        let fitting = (LANDING_NOW_BYTES_MIN..=LANDING_NOW_BYTES_MAX).contains(&len);
+        if !fitting || !self.tickets.is_empty() || !self.has_room_now(len as u64) {
+            return None;
+        }
+        let (buffer, lead, lent, allocated) = {
+            let mut state = self.state.borrow_mut();
+            let active = state.active().cloned()?;
+            state.tail.lend(&active, len)
+        };
+        if allocated > 0 {
+            self.cache.charge(self, allocated);
+        }
+        Some(Landing { buffer, lead, len, log: self.clone(), lent: Some(lent) })
     }
 }
 

@@ -17,7 +17,9 @@ use super::cache::TailCache;
 use super::disk::{Disk, DiskFile};
 use super::group_commit::{Commit, FlushRounds};
 use super::index::SegmentSummary;
+use super::marks::Marks;
 use super::producers::Producers;
+use super::read_ahead::ReadAhead;
 use super::recovery::Recovered;
 use super::segment::Segment;
 use super::segment_pool::{PoolFile, SegmentPool};
@@ -40,6 +42,16 @@ pub struct LogConfig {
     pub retention_ms: i64,
     /// Whether retention deletes at all (`cleanup.policy` has `delete`).
     pub delete_old: bool,
+    /// Whether the log is compacted (`cleanup.policy` has `compact`).
+    pub compact: bool,
+    /// Compact when a larger share of the log is dirty, per million of its bytes.
+    pub dirty_ratio_ppm: u64,
+    /// Records stay uncompacted at least as long, milliseconds.
+    pub compaction_lag_ms_min: i64,
+    /// Records stay uncompacted at most as long; `i64::MAX` for no bound, milliseconds.
+    pub compaction_lag_ms_max: i64,
+    /// How long a tombstone stays once it was compacted, milliseconds.
+    pub delete_retention_ms: i64,
     /// Flush after this many records, whatever the ack level.
     pub flush_records: i64,
     /// Flush this long after an append, whatever the ack level, milliseconds.
@@ -118,6 +130,7 @@ pub struct Log {
     pub(super) pool: Rc<SegmentPool>,
     pub(super) cache: Rc<TailCache>,
     pub(super) rounds: Rc<FlushRounds>,
+    pub(super) ahead: Rc<ReadAhead>,
     /// No batch of the log has a lower leader epoch.
     pub(super) first_epoch: i32,
     pub(super) config: RefCell<LogConfig>,
@@ -134,6 +147,12 @@ pub struct Log {
     /// Bytes of batches that are being received in place for this log.
     pub(super) landing_bytes: Cell<u64>,
     pub(super) grace: Cell<Grace>,
+    /// What the file of marks says.
+    pub(super) marks: Cell<Marks>,
+    /// The file of marks is being written.
+    pub(super) marks_busy: Cell<bool>,
+    /// Segments replaced by compaction since the start: gives their files unique names.
+    pub(super) retired: Cell<u64>,
     pub(super) directory_made: Cell<bool>,
     pub(super) metadata_file: RefCell<Option<Vec<u8>>>,
 }
@@ -149,6 +168,8 @@ pub struct LogResources {
     pub cache: Rc<TailCache>,
     /// The rounds in which the core's logs flush.
     pub rounds: Rc<FlushRounds>,
+    /// Blocks that are read ahead.
+    pub ahead: Rc<ReadAhead>,
 }
 
 impl Log {
@@ -187,6 +208,7 @@ impl Log {
             pool: resources.pool.clone(),
             cache: resources.cache.clone(),
             rounds: resources.rounds.clone(),
+            ahead: resources.ahead.clone(),
             first_epoch: recovered.reign.first_epoch,
             config: RefCell::new(config),
             state: RefCell::new(state),
@@ -198,6 +220,9 @@ impl Log {
             closed: Cell::new(false),
             landing_bytes: Cell::new(0),
             grace: Cell::default(),
+            marks: Cell::new(recovered.marks),
+            marks_busy: Cell::new(false),
+            retired: Cell::new(0),
             metadata_file: RefCell::new(Some(metadata_file)),
         })
     }
@@ -276,7 +301,8 @@ impl Log {
     pub(super) fn evict_oldest(&self) -> Eviction {
         let mut state = self.state.borrow_mut();
         let written = state.commit.written();
-        state.tail.evict_oldest(written)
+        let active = state.segments.back().cloned();
+        state.tail.evict_oldest(written, active.as_ref())
     }
 
     /// First failure wins: refuse appends and acks from now on, and tell everybody who waits.

@@ -18,7 +18,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::compaction_recover::finish_swaps;
 use super::index::{Damage, SegmentIndex, SegmentSummary};
+use super::marks::Marks;
 use super::producers::Producers;
 use super::segment::{Segment, index_file_name};
 use super::tail::block_floor;
@@ -67,6 +69,8 @@ pub struct Recovered {
     pub transactions: Transactions,
     /// Bytes of the last, partly filled block.
     pub partial: Vec<u8>,
+    /// Offsets that the segments do not tell.
+    pub marks: Marks,
     /// The partition's directory is there.
     pub directory_exists: bool,
     /// What was wrong, in words, for the log.
@@ -95,6 +99,13 @@ struct Scanned {
 /// Loads the partition in `directory`, whose leader epochs in the catalog are `reign`.
 pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Result<Recovered> {
     let mut recovered = Recovered { reign, ..Recovered::default() };
+    if directory.exists() {
+        finish_swaps(directory, &mut recovered.reports)?;
+        recovered.marks = Marks::read(directory)?.unwrap_or_else(|| {
+            recovered.reports.push(format!("{}: marks are damaged; taken for none", directory.display()));
+            Marks::default()
+        });
+    }
     let mut bases = match list_segments(directory) {
         Ok(bases) => bases,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(recovered),
@@ -131,8 +142,9 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
     }
     if let (Some(first), Some(active)) = (recovered.segments.front(), recovered.segments.back()) {
         active.sealed.set(false);
-        recovered.log_start_offset = first.base_offset;
         recovered.log_end_offset = active.next_offset.get();
+        recovered.log_start_offset =
+            first.base_offset.max(recovered.marks.log_start.min(recovered.log_end_offset));
         recovered.partial = last_block(active)?;
     }
     for report in &recovered.reports {
@@ -292,6 +304,8 @@ fn load_segment(
     }
     let epoch_floor = so_far.epochs.last().map_or(-1, |(epoch, _)| *epoch);
     let mut scanner = Scanner::new(&file, file_size, path, base_offset, epoch_floor, so_far.reign);
+    // Compaction leaves gaps; it never touches the last segment.
+    scanner.gaps = !is_last && base_offset < so_far.marks.gaps_end;
     scanner.run()?;
     // What a killed process wrote need not be flushed, and from here on it counts as flushed: a producer that
     // repeats a batch with acks=all is told at once that it is there.
@@ -318,6 +332,8 @@ struct Scanner<'a> {
     window_start: u64,
     position: u64,
     expected_offset: i64,
+    /// Offsets may be missing between batches.
+    gaps: bool,
     epoch_floor: i32,
     reign: Reign,
     epochs: Vec<(i32, i64)>,
@@ -345,6 +361,7 @@ impl<'a> Scanner<'a> {
             window_start: 0,
             position: 0,
             expected_offset: base_offset,
+            gaps: false,
             epoch_floor,
             reign,
             epochs: Vec::new(),
@@ -393,7 +410,9 @@ impl<'a> Scanner<'a> {
     }
 
     fn accepts(&self, batch: &BatchInfo) -> bool {
-        batch.base_offset == self.expected_offset && self.is_ours(batch)
+        let in_place = batch.base_offset == self.expected_offset
+            || self.gaps && batch.base_offset > self.expected_offset;
+        in_place && self.is_ours(batch)
     }
 
     /// Whether an intact batch was written for this log behind the place that is expected next.
@@ -409,7 +428,10 @@ impl<'a> Scanner<'a> {
         let to_boundary = |at: u64| SECTOR_BYTES - at % SECTOR_BYTES;
         let end = self.position + batch.size_bytes as u64;
         let room = to_boundary(end) % SECTOR_BYTES;
-        if to_boundary(self.position) >= CRC_END || room < UNCHECKED_BYTES || end + room > self.file_size {
+        if to_boundary(self.position) >= CRC_END
+            || room < UNCHECKED_BYTES
+            || end + UNCHECKED_BYTES > self.file_size
+        {
             return Ok(false);
         }
         let reign = self.reign;
@@ -417,7 +439,8 @@ impl<'a> Scanner<'a> {
         let padding = follows.iter().all(|byte| *byte == 0);
         let offset = follows.first_chunk().map(|bytes| i64::from_be_bytes(*bytes));
         let epoch = follows.last_chunk().map(|bytes| i32::from_be_bytes(*bytes));
-        let ours = offset == Some(batch.next_offset()) && epoch >= Some(reign.first_epoch);
+        let next = offset == Some(batch.next_offset()) || self.gaps && offset > Some(batch.next_offset());
+        let ours = next && epoch >= Some(reign.first_epoch);
         Ok(!padding && !ours)
     }
 
@@ -465,7 +488,8 @@ impl<'a> Scanner<'a> {
         loop {
             let mut chimera = false;
             while let Some(batch) = self.batch_at(self.position)?.filter(|batch| self.accepts(batch)) {
-                chimera = self.is_chimera(&batch)?;
+                // (A segment that may have gaps was sealed, and so flushed: no write of it is torn.)
+                chimera = !self.gaps && self.is_chimera(&batch)?;
                 if chimera {
                     break;
                 }

@@ -1,7 +1,8 @@
-//! Retention by size and time, and the end of a log: files go back to the pool.
+//! Retention by size, time and DeleteRecords, and the end of a log: files go back to the pool.
 //!
 //! Owner: one log. Invariants: only sealed segments wholly below the high watermark are deleted, oldest
 //! first; a file is given away only when no read holds its segment; the log start offset only rises.
+//! An active segment that is due although nothing is appended any more is rolled first.
 //! It must not unlink on the core's thread.
 
 use std::path::PathBuf;
@@ -10,19 +11,16 @@ use std::rc::Rc;
 use super::log::{Log, LogError, LogState, NextFile};
 use super::segment::{Segment, index_file_name};
 use super::segment_pool::Stale;
-use super::tail::block_floor;
 use crate::rt;
 
 /// How often a file that is still being read is looked at again, milliseconds.
-const READER_POLL_MS: u64 = 20;
+pub(super) const READER_POLL_MS: u64 = 20;
 
 impl Log {
-    /// Deletes what the topic's retention says, and gives the files back to the pool.
+    /// Deletes what the topic's retention says and what lies below the log start, and gives the files back to
+    /// the pool.
     pub async fn apply_retention(self: &Rc<Self>, now_ms: i64) {
         let config = *self.config.borrow();
-        if !config.delete_old {
-            return;
-        }
         loop {
             let Some(segment) = self.detach_expired(now_ms, &config) else { return };
             tracing::info!(
@@ -38,8 +36,28 @@ impl Log {
 
     /// Closes the files of sealed segments, which cold reads left open; a read under way keeps its own.
     pub fn close_idle_files(&self) {
-        for segment in self.state.borrow().segments.iter().filter(|segment| segment.sealed.get()) {
+        let idle = |segment: &&Rc<Segment>| segment.sealed.get() && !segment.pinned.get();
+        for segment in self.state.borrow().segments.iter().filter(idle) {
             segment.close();
+        }
+    }
+
+    /// Ends the active segment if it is due by age although nothing is appended: because its newest record has
+    /// expired, or because it waits to be compacted.
+    pub async fn roll_if_due(self: &Rc<Self>, now_ms: i64) {
+        let due = || {
+            let config = self.config.borrow();
+            let state = self.state.borrow();
+            let Some(active) = state.active().filter(|active| active.size_bytes.get() > 0) else {
+                return false;
+            };
+            let expired = config.delete_old && expired(active, now_ms, config.retention_ms);
+            let aged = active.created_ms.get() > 0
+                && now_ms.saturating_sub(active.created_ms.get()) >= config.segment_ms;
+            state.failed.is_none() && !self.closed.get() && (expired || config.compact && aged)
+        };
+        if due() {
+            self.roll_idle(due).await;
         }
     }
 
@@ -49,16 +67,15 @@ impl Log {
             let first = state.segments.front()?.clone();
             let is_last = state.segments.len() == 1;
             let visible = first.next_offset.get() <= state.commit.high_watermark();
-            if is_last || !first.sealed.get() || !visible {
+            if is_last || !first.sealed.get() || !visible || first.pinned.get() {
                 return None;
             }
+            let below_start = first.next_offset.get() <= state.log_start_offset;
             let total: u64 = state.segments.iter().map(|segment| segment.size_bytes.get()).sum();
             let too_large = config.retention_bytes >= 0
                 && total - first.size_bytes.get() >= config.retention_bytes as u64;
-            let too_old = config.retention_ms >= 0
-                && first.max_timestamp.get() >= 0
-                && now_ms.saturating_sub(first.max_timestamp.get()) > config.retention_ms;
-            if !too_large && !too_old {
+            let too_old = expired(&first, now_ms, config.retention_ms);
+            if !below_start && !(config.delete_old && (too_large || too_old)) {
                 return None;
             }
             state.segments.pop_front();
@@ -85,13 +102,13 @@ impl Log {
     }
 
     /// Gives a segment's file to the pool, or removes it.
-    async fn recycle(&self, segment: &Segment, path: PathBuf) -> std::io::Result<()> {
+    pub(super) async fn recycle(&self, segment: &Segment, path: PathBuf) -> std::io::Result<()> {
         // In a hole lies what nobody wrote, maybe an older life's batches under no known bound.
         if segment.index.borrow().has_damage() {
             return self.disk.remove(path).await;
         }
         let stale = Stale { end: segment.next_offset.get(), epoch: self.state.borrow().epoch_max };
-        self.pool.give_back(path, block_floor(segment.size_bytes.get()), stale).await
+        self.pool.give_back(path, segment.size_bytes.get(), stale).await
     }
 
     /// Ends the log: refuses everything from now on, waits for work in flight and takes its directory out
@@ -145,9 +162,19 @@ impl Log {
     }
 }
 
+/// Whether the newest record of a segment is older than `retention_ms` (-1: never). Records without timestamps
+/// are as old as the segment.
+fn expired(segment: &Segment, now_ms: i64, retention_ms: i64) -> bool {
+    let newest = match segment.max_timestamp.get() {
+        timestamp if timestamp >= 0 => timestamp,
+        _ => segment.created_ms.get(),
+    };
+    retention_ms >= 0 && newest > 0 && now_ms.saturating_sub(newest) > retention_ms
+}
+
 impl LogState {
     /// Drops tail memory of a segment that leaves the log; returns the bytes freed.
-    fn forget_segment(&mut self, segment: &Rc<Segment>) -> usize {
+    pub(super) fn forget_segment(&mut self, segment: &Rc<Segment>) -> usize {
         let chunks = self.tail.chunks_mut();
         let before: usize = chunks.iter().map(|chunk| chunk.buffer.capacity()).sum();
         chunks.retain(|chunk| !Rc::ptr_eq(&chunk.segment, segment));

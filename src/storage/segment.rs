@@ -33,6 +33,8 @@ pub struct Segment {
     pub sealed: Cell<bool>,
     /// The file carries its final name, so that recovery would find it.
     pub named: Cell<bool>,
+    /// Compaction is putting another file in its place: it stays in the list, and its file open.
+    pub pinned: Cell<bool>,
     /// Sparse index.
     pub index: RefCell<SegmentIndex>,
     path: RefCell<PathBuf>,
@@ -67,6 +69,7 @@ impl Segment {
             created_ms: Cell::new(0),
             sealed: Cell::new(false),
             named: Cell::new(true),
+            pinned: Cell::new(false),
             index: RefCell::default(),
             path: RefCell::new(path),
             file: RefCell::new(file),

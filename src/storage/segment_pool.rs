@@ -19,6 +19,7 @@ use super::disk::{Disk, DiskFile};
 use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, POOL_FILE_BYTES, POOL_FILES_MAX};
 use crate::rt;
 use crate::storage::buffer::IoBuf;
+use crate::storage::tail::block_floor;
 
 /// What is known of the batches that a file's old bytes can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,8 +187,10 @@ impl SegmentPool {
             return self.disk.remove(path).await;
         }
         let new_path = self.new_path(stale);
-        // Durable, the cut before the name: a file can never lie in the pool under a bound that is too low.
+        // Durable, the cut before the name: a file can never lie in the pool under a bound that is too low. And not
+        // a byte of the last batch is cut: until the name is durable, a start finds a segment.
         self.disk.recycle(path, new_path.clone(), size_bytes).await?;
+        let size_bytes = block_floor(size_bytes);
         self.pooled_bytes.set(self.pooled_bytes.get() + size_bytes);
         self.files.borrow_mut().push_back(Pooled { path: new_path, size_bytes, stale });
         Ok(())

@@ -11,9 +11,10 @@ use std::rc::Rc;
 use super::buffer::Slice;
 use super::index::IndexEntry;
 use super::log::{Log, LogError, LogState};
+use super::read_ahead::Run;
 use super::segment::Segment;
 use super::tail::{block_ceil, block_floor};
-use crate::limits::{COLD_READ_BYTES, INDEX_INTERVAL_BYTES_MIN};
+use crate::limits::{COLD_READ_BYTES, INDEX_INTERVAL_BYTES_MIN, READ_BLOCK_BYTES};
 use crate::wire::record_batch::{self, BATCH_HEADER_SIZE, BatchInfo};
 use crate::wire::records;
 
@@ -49,6 +50,10 @@ struct Target {
     from: u64,
     /// File position that must not be crossed.
     limit: u64,
+    /// The reader goes on where one ended, or begins at a segment's first record.
+    sequential: bool,
+    /// The segment behind it, if it is sealed as well.
+    next: Option<Rc<Segment>>,
 }
 
 enum Located {
@@ -83,6 +88,9 @@ impl Log {
             Located::Memory(outcome) => Ok(outcome),
             Located::Disk(target) => {
                 let segment = target.segment.clone();
+                if let Some(outcome) = self.read_ahead(&target, offset, max_bytes).await {
+                    return Ok(outcome);
+                }
                 self.read_disk(target, offset, max_bytes).await.map_err(|error| {
                     let text = format!("{}: cannot read offset {offset}: {error}", segment.path().display());
                     tracing::error!("{text}");
@@ -93,6 +101,7 @@ impl Log {
     }
 
     fn locate(&self, offset: i64, max_bytes: usize, isolation: Isolation) -> Result<Located, LogError> {
+        self.cache.note_read();
         let mut state = self.state.borrow_mut();
         if state.failed == Some(LogError::Deleted) {
             return Err(LogError::Deleted);
@@ -124,6 +133,56 @@ impl Log {
         }
     }
 
+    /// Serves a sequential reader from blocks that were read before, and has the next ones read. `None` where that
+    /// does not apply or fails: then one read of its own says why.
+    async fn read_ahead(
+        self: &Rc<Self>,
+        target: &Target,
+        offset: i64,
+        max_bytes: usize,
+    ) -> Option<ReadOutcome> {
+        let (segment, from) = (&target.segment, target.from);
+        // Bytes that are not written yet must not get into a block.
+        let block = READ_BLOCK_BYTES as u64;
+        let limit = if segment.sealed.get() { target.limit } else { target.limit / block * block };
+        if !target.sequential || from + BATCH_HEADER_SIZE as u64 > limit {
+            return None;
+        }
+        let mut to = limit.min(from + max_bytes.clamp(BATCH_HEADER_SIZE, COLD_READ_BYTES) as u64);
+        self.ahead.start(&self.disk, segment, from, limit, target.next.clone());
+        let mut run = Run::default();
+        let mut first_end = from;
+        // Twice at most: a first batch that is larger than what was asked for is served all the same.
+        while first_end < to {
+            if !self.ahead.load(&self.disk, segment, from, to, &mut run).await.ok()? {
+                return None;
+            }
+            let first = header_in(&run, from).filter(|batch| batch.last_offset() >= offset)?;
+            first_end = from + first.size_bytes as u64;
+            if first_end <= to {
+                break;
+            }
+            if first_end > limit {
+                return None;
+            }
+            to = first_end;
+            first_end = from;
+        }
+        let (mut end, mut next_offset) = (from, offset);
+        while let Some(batch) = header_in(&run, end).filter(|batch| end + batch.size_bytes as u64 <= to) {
+            end += batch.size_bytes as u64;
+            next_offset = batch.next_offset();
+        }
+        let mut slices = Vec::with_capacity(2);
+        if end == from || !run.slices(from, end, &mut slices) {
+            return None;
+        }
+        self.ahead.passed(segment, end);
+        let end_position = segment.base_position + end;
+        self.state.borrow_mut().note_hint(next_offset, end_position);
+        Some(ReadOutcome { size_bytes: (end - from) as usize, slices, end_position })
+    }
+
     async fn read_disk(
         self: &Rc<Self>,
         target: Target,
@@ -142,10 +201,10 @@ impl Log {
             let usable = read.len().min((target.limit - start) as usize);
             let window = read.get(head..usable).unwrap_or_default();
             match walk_window(window, offset, max_bytes)? {
-                Walk::Found { from, to } => {
+                Walk::Found { from, to, next_offset } => {
                     let slice = Slice::of_read(&read, head + from, head + to);
                     let end_position = target.segment.base_position + at + to as u64;
-                    self.state.borrow_mut().remember(end_position);
+                    self.state.borrow_mut().note_hint(next_offset, end_position);
                     return Ok(ReadOutcome { size_bytes: slice.len(), slices: vec![slice], end_position });
                 }
                 Walk::Further { from, need } => {
@@ -167,7 +226,7 @@ impl Log {
     }
 
     /// Copies `[from, from + size)` of a segment's bytes, fewer at its end.
-    async fn copy_range(
+    pub(super) async fn copy_range(
         self: &Rc<Self>,
         segment: &Rc<Segment>,
         from: u64,
@@ -193,6 +252,8 @@ impl Log {
             let state = self.state.borrow();
             state.segments.iter().filter(|s| s.max_timestamp.get() >= target_ms).cloned().collect()
         };
+        // The log may start inside a batch.
+        let log_start = self.log_start_offset();
         for segment in candidates {
             let from = segment.index.borrow().floor_timestamp(target_ms).map_or(0, |entry| entry.position);
             let found = self
@@ -201,7 +262,7 @@ impl Log {
                     from,
                     |batch| batch.max_timestamp >= target_ms,
                     |bytes| {
-                        records::find_timestamp(bytes, target_ms)
+                        records::find_timestamp_from(bytes, target_ms, log_start)
                             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
                     },
                 )
@@ -302,18 +363,18 @@ impl LogState {
             max_timestamp_before: -1,
         });
         let hinted = self.hints.iter().find(|(known, _)| *known == offset).map(|(_, position)| *position);
-        let from = match hinted {
-            Some(p) if (segment.base_position..segment.end_position()).contains(&p) => {
-                p - segment.base_position
-            }
-            _ => floor.position,
-        };
+        let inside = segment.base_position..segment.end_position();
+        let hinted = hinted.filter(|position| inside.contains(position));
+        let from = hinted.map_or(floor.position, |position| position - segment.base_position);
+        let sequential = hinted.is_some() || offset == segment.base_offset;
         let end = end_position.saturating_sub(segment.base_position);
         let mut limit = end.min(segment.size_bytes.get());
         if let Some(damaged) = index.next_damage_position(from) {
             limit = limit.min(damaged);
         }
-        Ok(Target { segment: segment.clone(), from, limit })
+        let after = self.segments.partition_point(|other| other.base_offset <= segment.base_offset);
+        let next = self.segments.get(after).filter(|next| next.sealed.get()).cloned();
+        Ok(Target { segment: segment.clone(), from, limit, sequential, next })
     }
 
     /// An offset that no batch before log position `position` reaches.
@@ -380,7 +441,13 @@ impl LogState {
         } else {
             self.header_at(position).map(|batch| batch.base_offset)
         };
-        let Some(offset) = offset else { return };
+        if let Some(offset) = offset {
+            self.note_hint(offset, position);
+        }
+    }
+
+    /// Remembers that the record at `offset` begins at log position `position`.
+    fn note_hint(&mut self, offset: i64, position: u64) {
         if self.hints.iter().any(|(known, _)| *known == offset) {
             return;
         }
@@ -391,8 +458,14 @@ impl LogState {
     }
 }
 
+/// The header of the batch at file position `at`, if it is there whole.
+fn header_in(run: &Run, at: u64) -> Option<BatchInfo> {
+    let mut header = [0; BATCH_HEADER_SIZE];
+    run.copy(at, &mut header).then(|| record_batch::parse_header(&header).ok()).flatten()
+}
+
 enum Walk {
-    Found { from: usize, to: usize },
+    Found { from: usize, to: usize, next_offset: i64 },
     Further { from: usize, need: usize },
 }
 
@@ -401,16 +474,17 @@ enum Walk {
 fn walk_window(window: &[u8], offset: i64, max_bytes: usize) -> io::Result<Walk> {
     let mut at = 0;
     let mut found: Option<usize> = None;
+    let mut next_offset = offset;
     loop {
         let Some(header) = window.get(at..at + BATCH_HEADER_SIZE) else {
             return Ok(found.map_or(Walk::Further { from: at, need: BATCH_HEADER_SIZE }, |from| {
-                Walk::Found { from, to: at }
+                Walk::Found { from, to: at, next_offset }
             }));
         };
         let batch = match (record_batch::parse_header(header), found) {
             (Ok(batch), _) => batch,
             // What stands before the damage is still served.
-            (Err(_), Some(from)) => return Ok(Walk::Found { from, to: at }),
+            (Err(_), Some(from)) => return Ok(Walk::Found { from, to: at, next_offset }),
             (Err(error), None) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
         };
         let size = batch.size_bytes;
@@ -423,10 +497,11 @@ fn walk_window(window: &[u8], offset: i64, max_bytes: usize) -> io::Result<Walk>
             None if next > window.len() => return Ok(Walk::Further { from: at, need: size }),
             None => found = Some(at),
             Some(from) if next > window.len() || next - from > max_bytes => {
-                return Ok(Walk::Found { from, to: at });
+                return Ok(Walk::Found { from, to: at, next_offset });
             }
             Some(_) => {}
         }
+        next_offset = batch.next_offset();
         at = next;
     }
 }

@@ -159,15 +159,20 @@ impl LogState {
         // The file of an active segment is always open; a sealed one has nothing left to write.
         let Some(file) = chunk.segment.open_file() else { return Plan::Wait };
         let end = chunk.start() + to as u64;
+        let was_open = !chunk.closed;
         let (buffer, position) = plan_buffer(chunk, from, to);
         chunk.issued = to;
         let segment = chunk.segment.clone();
+        let early = was_open && chunk.closed;
         self.commit.in_flight.push_back(InFlight {
             end,
             block_end: segment.base_position + block_ceil(end - segment.base_position),
             segment,
             done: false,
         });
+        if early {
+            self.tail.note_early_close(to);
+        }
         Plan::Write(Planned { buffer, file, position, end })
     }
 }
@@ -195,7 +200,8 @@ fn plan_buffer(chunk: &mut Chunk, from: usize, to: usize) -> (Rc<glommio::io::Dm
     if to == capacity && dirty * 2 >= capacity {
         return (chunk.buffer.dma(), chunk.file_position);
     }
-    if from == 0 && dirty >= DIRECT_WRITE_BYTES_MIN {
+    // (Bytes behind `filled` may be lent: then somebody else holds the buffer.)
+    if from == 0 && dirty >= DIRECT_WRITE_BYTES_MIN && chunk.buffer.is_exclusive() {
         if to == chunk.filled {
             chunk.buffer.zero(chunk.filled, padded);
         }

@@ -6,12 +6,13 @@
 //! starts with a copy of that block's earlier bytes, so that every write covers whole blocks.
 //! It must not do I/O; `segment_writer` does.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::buffer::{IoBuf, Slice};
 use super::segment::Segment;
-use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN};
+use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, LANDING_NOW_BYTES_MAX};
 
 /// Rounds down to the block size.
 pub fn block_floor(position: u64) -> u64 {
@@ -37,12 +38,18 @@ pub struct Chunk {
     pub issued: usize,
     /// No more appends go into it.
     pub closed: bool,
+    /// The bytes behind `filled` are lent to somebody who receives into them.
+    pub lent: Rc<Cell<bool>>,
 }
 
 impl Chunk {
     /// Log position of the first byte.
     pub fn start(&self) -> u64 {
         self.segment.base_position + self.file_position
+    }
+
+    fn is_open_for(&self, segment: &Rc<Segment>) -> bool {
+        !self.closed && Rc::ptr_eq(&self.segment, segment)
     }
 
     /// Log position after the last filled byte.
@@ -86,7 +93,7 @@ impl Tail {
         let mut allocated = 0;
         let mut rest = bytes;
         while !rest.is_empty() {
-            let open = self.chunks.back().is_some_and(|c| !c.closed && Rc::ptr_eq(&c.segment, segment));
+            let open = self.chunks.back().is_some_and(|c| c.is_open_for(segment) && !c.lent.get());
             if !open {
                 allocated += self.open_chunk(segment, rest.len());
             }
@@ -105,6 +112,43 @@ impl Tail {
         allocated
     }
 
+    /// Room for `len` bytes (at most [`LANDING_NOW_BYTES_MAX`]) right behind the last ones of `segment`: the buffer,
+    /// the place in it, the mark to clear when the loan ends, and the memory newly allocated.
+    pub fn lend(&mut self, segment: &Rc<Segment>, len: usize) -> (IoBuf, usize, Rc<Cell<bool>>, usize) {
+        assert!(len <= LANDING_NOW_BYTES_MAX);
+        let open = self.chunks.back().filter(|c| c.is_open_for(segment) && !c.lent.get());
+        let fits = open.is_some_and(|c| c.buffer.capacity() - c.filled >= len);
+        let mut allocated = 0;
+        if !fits {
+            if open.is_some_and(|c| c.filled > c.buffer.capacity() / 2) {
+                self.next_capacity = (self.next_capacity * 2).min(CHUNK_SIZE_MAX);
+            }
+            allocated = self.open_chunk(segment, len);
+        }
+        let chunk = self.chunks.back().expect("a chunk is open");
+        chunk.lent.set(true);
+        (chunk.buffer.share(), chunk.filled, chunk.lent.clone(), allocated)
+    }
+
+    /// Makes the `len` bytes received at `at` of `buffer` part of the log, if they still are where it ends.
+    pub fn settle(&mut self, segment: &Rc<Segment>, buffer: &IoBuf, at: usize, len: usize) -> bool {
+        let last = self.chunks.back_mut().filter(|c| c.is_open_for(segment) && c.buffer.is_same(buffer));
+        let Some(chunk) = last.filter(|c| c.filled == at) else { return false };
+        chunk.filled += len;
+        segment.size_bytes.set(segment.size_bytes.get() + len as u64);
+        if chunk.filled == chunk.buffer.capacity() {
+            chunk.closed = true;
+            self.next_capacity = (self.next_capacity * 2).min(CHUNK_SIZE_MAX);
+        }
+        true
+    }
+
+    /// Notes that a chunk was closed with only `used` bytes in it, because the disk had time for them: the next ones
+    /// are made for as many, so that memory is not spread over half-empty chunks.
+    pub fn note_early_close(&mut self, used: usize) {
+        self.next_capacity = used.next_power_of_two().clamp(CHUNK_SIZE_MIN, self.next_capacity);
+    }
+
     fn open_chunk(&mut self, segment: &Rc<Segment>, expected_bytes: usize) -> usize {
         let end = segment.size_bytes.get();
         let file_position = block_floor(end);
@@ -112,8 +156,16 @@ impl Tail {
         let wanted = (keep + expected_bytes).next_power_of_two().clamp(self.next_capacity, CHUNK_SIZE_MAX);
         let buffer = IoBuf::allocate(wanted);
         let issued = self.hand_over(segment, &buffer, keep);
-        let segment = segment.clone();
-        self.chunks.push_back(Chunk { segment, file_position, buffer, filled: keep, issued, closed: false });
+        let (segment, lent) = (segment.clone(), Rc::default());
+        self.chunks.push_back(Chunk {
+            segment,
+            file_position,
+            buffer,
+            filled: keep,
+            issued,
+            closed: false,
+            lent,
+        });
         wanted
     }
 
@@ -126,8 +178,8 @@ impl Tail {
         let issued = self.hand_over(segment, &buffer, lead);
         segment.size_bytes.set(end + len as u64);
         let capacity = buffer.capacity();
-        let (segment, filled) = (segment.clone(), lead + len);
-        self.chunks.push_back(Chunk { segment, file_position, buffer, filled, issued, closed: true });
+        let (segment, filled, lent) = (segment.clone(), lead + len, Rc::default());
+        self.chunks.push_back(Chunk { segment, file_position, buffer, filled, issued, closed: true, lent });
         capacity
     }
 
@@ -161,8 +213,8 @@ impl Tail {
         }
     }
 
-    /// Drops the oldest chunk when all of it is written.
-    pub fn evict_oldest(&mut self, written: u64) -> Eviction {
+    /// Drops the oldest chunk when all of it is written. `active`: the segment that appends go to.
+    pub fn evict_oldest(&mut self, written: u64, active: Option<&Rc<Segment>>) -> Eviction {
         let Some(first) = self.chunks.front() else { return Eviction::Empty };
         if first.issued < first.filled || first.end() > written {
             return Eviction::Busy;
@@ -171,7 +223,8 @@ impl Tail {
         if self.chunks.is_empty() {
             let from = block_floor(chunk.filled as u64) as usize;
             let ends_segment = chunk.file_position + chunk.filled as u64 == chunk.segment.size_bytes.get();
-            if ends_segment {
+            // The block of a segment that has ended is nobody's beginning.
+            if ends_segment && active.is_some_and(|active| Rc::ptr_eq(active, &chunk.segment)) {
                 self.partial = chunk.buffer.bytes(from, chunk.filled).to_vec();
             }
             self.next_capacity = CHUNK_SIZE_MIN;

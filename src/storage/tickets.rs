@@ -25,6 +25,13 @@ pub struct Ticket {
     number: u64,
 }
 
+impl Tickets {
+    /// Whether nobody has a place.
+    pub(super) fn is_empty(&self) -> bool {
+        self.serving.get() == self.next.get()
+    }
+}
+
 impl Log {
     /// Takes the next place.
     pub fn ticket(self: &Rc<Self>) -> Ticket {

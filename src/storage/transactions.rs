@@ -200,6 +200,13 @@ impl Transactions {
         }
     }
 
+    /// Compaction wrote `[base_offset, next_offset)` anew: of the aborted transactions that end there, only `kept` still
+    /// have a marker.
+    pub(super) fn keep_aborted(&mut self, base_offset: i64, next_offset: i64, kept: &[AbortedTransaction]) {
+        let there = base_offset..next_offset;
+        self.aborted.retain(|aborted| !there.contains(&aborted.last_offset) || kept.contains(aborted));
+    }
+
     /// Forgets what only described producers that are gone.
     pub(super) fn expire(&mut self, keep: impl Fn(i64) -> bool) {
         let open = &self.by_producer;

@@ -49,6 +49,8 @@ pub const API_VERSIONS: i16 = 18;
 pub const CREATE_TOPICS: i16 = 19;
 /// Api key of DeleteTopics.
 pub const DELETE_TOPICS: i16 = 20;
+/// Api key of DeleteRecords.
+pub const DELETE_RECORDS: i16 = 21;
 /// Api key of InitProducerId.
 pub const INIT_PRODUCER_ID: i16 = 22;
 /// Api key of OffsetForLeaderEpoch.
@@ -140,6 +142,7 @@ pub const SUPPORTED: &[ApiRange] = &[
     range(API_VERSIONS, 0, 4, "ApiVersions"),
     range(CREATE_TOPICS, 2, 7, "CreateTopics"),
     range(DELETE_TOPICS, 1, 6, "DeleteTopics"),
+    range(DELETE_RECORDS, 0, 2, "DeleteRecords"),
     range(INIT_PRODUCER_ID, 0, 5, "InitProducerId"),
     range(OFFSET_FOR_LEADER_EPOCH, 2, 4, "OffsetForLeaderEpoch"),
     range(ADD_PARTITIONS_TO_TXN, 0, 5, "AddPartitionsToTxn"),
@@ -220,7 +223,8 @@ mod tests {
             FETCH => FetchRequest, LIST_OFFSETS => ListOffsetsRequest, METADATA => MetadataRequest,
             FIND_COORDINATOR => FindCoordinatorRequest, API_VERSIONS => ApiVersionsRequest,
             CREATE_TOPICS => CreateTopicsRequest,
-            DELETE_TOPICS => DeleteTopicsRequest, INIT_PRODUCER_ID => InitProducerIdRequest,
+            DELETE_TOPICS => DeleteTopicsRequest, DELETE_RECORDS => DeleteRecordsRequest,
+            INIT_PRODUCER_ID => InitProducerIdRequest,
             OFFSET_FOR_LEADER_EPOCH => OffsetForLeaderEpochRequest,
             ADD_PARTITIONS_TO_TXN => AddPartitionsToTxnRequest, ADD_OFFSETS_TO_TXN => AddOffsetsToTxnRequest,
             END_TXN => EndTxnRequest, WRITE_TXN_MARKERS => WriteTxnMarkersRequest,

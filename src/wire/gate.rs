@@ -119,6 +119,11 @@ const DELETE_TOPICS_REQUEST: &[Field] = &[
     all(I32),
 ];
 
+const DELETE_RECORDS_PARTITION: &[Field] = &[all(I32), all(I64)];
+const DELETE_RECORDS_TOPIC: &[Field] =
+    &[all(Kind::Str), all(Kind::Array(Element::Struct(DELETE_RECORDS_PARTITION)))];
+const DELETE_RECORDS_REQUEST: &[Field] = &[all(Kind::Array(Element::Struct(DELETE_RECORDS_TOPIC))), all(I32)];
+
 const INIT_PRODUCER_ID_REQUEST: &[Field] = &[all(Kind::NullableStr), all(I32), from(3, I64), from(3, I16)];
 
 const LEADER_EPOCH_PARTITION: &[Field] = &[all(I32), all(I32), all(I32)];
@@ -195,6 +200,7 @@ fn schema(api_key: i16) -> Option<&'static [Field]> {
         API_VERSIONS => API_VERSIONS_REQUEST,
         CREATE_TOPICS => CREATE_TOPICS_REQUEST,
         DELETE_TOPICS => DELETE_TOPICS_REQUEST,
+        DELETE_RECORDS => DELETE_RECORDS_REQUEST,
         INIT_PRODUCER_ID => INIT_PRODUCER_ID_REQUEST,
         OFFSET_FOR_LEADER_EPOCH => LEADER_EPOCH_REQUEST,
         ADD_PARTITIONS_TO_TXN => ADD_PARTITIONS_REQUEST,
@@ -330,6 +336,7 @@ mod tests {
     use kafka_protocol::messages::TopicName;
     use kafka_protocol::messages::create_partitions_request::*;
     use kafka_protocol::messages::create_topics_request::*;
+    use kafka_protocol::messages::delete_records_request::*;
     use kafka_protocol::messages::delete_topics_request::*;
     use kafka_protocol::messages::describe_configs_request::*;
     use kafka_protocol::messages::describe_log_dirs_request::*;
@@ -386,6 +393,8 @@ mod tests {
             ),
             (DELETE_TOPICS, Element::Struct(DELETE_TOPICS_TOPIC), size_of::<DeleteTopicState>()),
             (DELETE_TOPICS, Element::Str, size_of::<TopicName>()),
+            (DELETE_RECORDS, Element::Struct(DELETE_RECORDS_TOPIC), size_of::<DeleteRecordsTopic>()),
+            (DELETE_RECORDS, Element::Struct(DELETE_RECORDS_PARTITION), size_of::<DeleteRecordsPartition>()),
             (
                 OFFSET_FOR_LEADER_EPOCH,
                 Element::Struct(LEADER_EPOCH_PARTITION),

@@ -12,6 +12,7 @@
 
 pub mod api_table;
 pub mod batch_builder;
+pub mod batch_filter;
 pub mod control_batch;
 pub mod fetch;
 pub mod gate;

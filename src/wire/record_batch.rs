@@ -43,6 +43,8 @@ const CODEC_MASK: i16 = 0x07;
 const LOG_APPEND_TIME_BIT: i16 = 0x08;
 const TRANSACTIONAL_BIT: i16 = 0x10;
 const CONTROL_BIT: i16 = 0x20;
+/// The base timestamp is the time until which the batch's tombstones stay (KIP-534); only the log cleaner sets it.
+pub(super) const DELETE_HORIZON_BIT: i16 = 0x40;
 const CLIENT_ATTRIBUTES_MASK: i16 = CODEC_MASK | LOG_APPEND_TIME_BIT | TRANSACTIONAL_BIT | CONTROL_BIT;
 
 /// The header as it lies in memory; see the module's byte diagram.
@@ -254,6 +256,11 @@ impl BatchInfo {
     /// Whether it is a control batch (a transaction's end marker).
     pub fn is_control(&self) -> bool {
         self.attributes & CONTROL_BIT != 0
+    }
+
+    /// Until when the batch's tombstones must stay, milliseconds; `None` before compaction has said so (KIP-534).
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON_BIT != 0).then_some(self.base_timestamp)
     }
 
     /// Whose clock the timestamps are from.

@@ -2,5 +2,7 @@
 //!
 //! Owner: nobody. Files lie in temporary directories and go with them.
 
+mod compaction;
 mod pool;
+mod random;
 mod recovery;

@@ -62,7 +62,7 @@ fn write_log(base: i64, count: usize, random: &mut Random, value_size_max: u64) 
     all
 }
 
-/// The file's bytes: the log, zeros to the end of its block, then old batches of a recycled file (lower offsets), then zeros.
+/// The file: the log, zeros to the end of its block, old batches of a recycled file (lower offsets), then zeros.
 fn file_bytes(log: &[Written], base: i64, random: &mut Random) -> Vec<u8> {
     let mut bytes: Vec<u8> = log.iter().flat_map(|written| written.bytes.clone()).collect();
     if random.below(2) == 0 {

@@ -4,6 +4,7 @@
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::create_partitions_request::*;
 use kafka_protocol::messages::create_topics_request::*;
+use kafka_protocol::messages::delete_records_request::*;
 use kafka_protocol::messages::delete_topics_request::*;
 use kafka_protocol::messages::describe_configs_request::*;
 use kafka_protocol::messages::describe_log_dirs_request::*;
@@ -67,6 +68,17 @@ fn metadata(version: i16) -> Vec<u8> {
         topics.push(MetadataRequestTopic::default().with_topic_id(ID).with_name(None));
     }
     encoded(MetadataRequest::default().with_topics(Some(topics)), version)
+}
+
+fn delete_records(version: i16) -> Vec<u8> {
+    let partition = |offset| DeleteRecordsPartition::default().with_partition_index(3).with_offset(offset);
+    let topic = DeleteRecordsTopic::default()
+        .with_name(name("topic"))
+        .with_partitions(vec![partition(-1), partition(5)]);
+    encoded(
+        DeleteRecordsRequest::default().with_topics(vec![topic.clone(), topic]).with_timeout_ms(7),
+        version,
+    )
 }
 
 fn delete_topics(version: i16) -> Vec<u8> {
@@ -265,6 +277,7 @@ fn requests() -> Vec<(i16, i16, Vec<u8>)> {
                 API_VERSIONS => api_versions(version),
                 CREATE_TOPICS => create_topics(version),
                 DELETE_TOPICS => delete_topics(version),
+                DELETE_RECORDS => delete_records(version),
                 INIT_PRODUCER_ID => init_producer_id(version),
                 OFFSET_FOR_LEADER_EPOCH => offset_for_leader_epoch(version),
                 DESCRIBE_CONFIGS => describe_configs(version),
@@ -307,6 +320,7 @@ fn decode(api_key: i16, version: i16, body: &[u8]) -> Result<usize, String> {
         ApiVersions => ApiVersionsRequest,
         CreateTopics => CreateTopicsRequest,
         DeleteTopics => DeleteTopicsRequest,
+        DeleteRecords => DeleteRecordsRequest,
         FindCoordinator => FindCoordinatorRequest,
         InitProducerId => InitProducerIdRequest,
         AddPartitionsToTxn => AddPartitionsToTxnRequest,

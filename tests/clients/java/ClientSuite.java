@@ -1,4 +1,4 @@
-// Apache's Java client against the endpoint in BOOTSTRAP. No groups: partitions are assigned by hand.
+// Apache's Java client against the endpoint in BOOTSTRAP. Partitions are assigned by hand; groups are in GroupCases.
 // Output: `ok - NAME`, `not ok - NAME: why`, one line a case; scripts/test counts them.
 
 import java.nio.charset.StandardCharsets;
@@ -77,6 +77,7 @@ public final class ClientSuite {
         test("acks 0, 1 and all", ClientSuite::acknowledgements);
         test("a record beyond max.message.bytes is refused", ClientSuite::tooLarge);
         test("read_committed without transactions", ClientSuite::readCommitted);
+        GroupCases.run();
         test("delete a topic", ClientSuite::deletion);
         System.out.flush();
         // Client threads that hang in a close must not decide the outcome.

@@ -235,6 +235,40 @@ async function acknowledgements() {
   }
 }
 
+async function groups() {
+  const topic = await create('group', 4)
+  const records = Array.from({ length: 50 }, (_, i) => ({ key: null, value: `v${i}`, headers: {}, timestamp: String(Date.now()) }))
+  await produce(topic, records, { partitions: 4 })
+  const seen = []
+  async function join() {
+    const consumer = kafka.consumer({ groupId: topic, sessionTimeout: 10000, heartbeatInterval: 300, maxWaitTimeInMs: 200 })
+    await consumer.connect()
+    await consumer.subscribe({ topics: [topic], fromBeginning: true })
+    await consumer.run({
+      autoCommitInterval: 100,
+      eachMessage: async ({ partition, message }) => { seen.push(`${partition}@${message.offset}`) },
+    })
+    return consumer
+  }
+  const members = async () => (await admin.describeGroups([topic])).groups[0]
+  const one = await join()
+  await eventually(() => seen.length === 200, 'all records')
+  const two = await join()
+  await eventually(async () => {
+    const group = await members()
+    return group.state === 'Stable' && group.members.length === 2
+  }, 'two members')
+  await two.disconnect()
+  await eventually(async () => (await members()).members.length === 1, 'one member')
+  await produce(topic, records, { partitions: 4 })
+  await eventually(() => new Set(seen).size === 400, 'the second half')
+  await one.disconnect()
+  const offsets = (await admin.fetchOffsets({ groupId: topic, topics: [topic] }))[0].partitions
+  equal(offsets.map(p => p.offset), ['100', '100', '100', '100'], 'committed')
+  check((await admin.listGroups()).groups.some(group => group.groupId === topic), 'not listed')
+  await admin.deleteGroups([topic])
+}
+
 async function deletion() {
   const topic = await create('gone')
   await admin.deleteTopics({ topics: [topic] })
@@ -254,6 +288,7 @@ async function main() {
   }
   await test('idempotent producer', idempotence)
   await test('acks 0, 1 and all', acknowledgements)
+  await test('consumer group: two members share, one leaves, offsets go on', groups)
   await test('delete a topic', deletion)
   process.exit(failed ? 1 : 0)
 }

@@ -1,4 +1,5 @@
-"""confluent-kafka (librdkafka) against the endpoint in BOOTSTRAP. No groups: partitions are assigned by hand."""
+"""confluent-kafka (librdkafka) against the endpoint in BOOTSTRAP. Partitions are assigned by hand, except
+where groups are what is tested."""
 
 from confluent_kafka import (OFFSET_BEGINNING, OFFSET_END, TIMESTAMP_CREATE_TIME, Consumer, Producer, TopicCollection,
                              TopicPartition)
@@ -153,6 +154,59 @@ def _():
         assert_same(records, consume(topic, partition, OFFSET_BEGINNING, len(records)))
 
 
+def committed(topic, group="unused"):
+    """Values that a consumer of committed data reads from the start to the last stable offset."""
+    consumer = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": group, "enable.auto.commit": False,
+                         "enable.partition.eof": True, "isolation.level": "read_committed"})
+    consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+    out, deadline = [], now_ms() + WAIT_SECONDS_MAX * 1000
+    while now_ms() < deadline:
+        message = consumer.poll(1.0)
+        if message is not None and message.error() and message.error().name() == "_PARTITION_EOF":
+            break
+        if message is not None:
+            assert not message.error(), message.error()
+            out.append(message.value())
+    consumer.close()
+    return out
+
+
+@suite.case("transactions: commit, abort, offsets, fencing")
+def _():
+    topic = create("txn", 1)
+    config = {"bootstrap.servers": BOOTSTRAP, "transactional.id": topic + "-id", "linger.ms": 0}
+    producer = Producer(config)
+    producer.init_transactions(WAIT_SECONDS_MAX)
+    consumer = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": topic + "-group"})
+    want = []
+    for number in range(6):
+        producer.begin_transaction()
+        producer.produce(topic, value=b"v%d" % number, partition=0)
+        offsets = [TopicPartition(topic, 0, number)]
+        producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), WAIT_SECONDS_MAX)
+        if number % 2:
+            producer.commit_transaction(WAIT_SECONDS_MAX)
+            want.append(b"v%d" % number)
+        else:
+            producer.abort_transaction(WAIT_SECONDS_MAX)
+        stored = consumer.committed([TopicPartition(topic, 0)], WAIT_SECONDS_MAX)[0].offset
+        assert_eq(stored, number if number % 2 else (number - 1 if number else -1001), "committed offset")
+    assert_eq(committed(topic), want, "committed values")
+    producer.begin_transaction()
+    producer.produce(topic, value=b"lost", partition=0)
+    producer.flush(WAIT_SECONDS_MAX)
+    second = Producer(config)
+    second.init_transactions(WAIT_SECONDS_MAX)
+    try:
+        producer.commit_transaction(WAIT_SECONDS_MAX)
+    except Exception as error:
+        assert "FENCED" in str(error).upper() or "EPOCH" in str(error).upper(), error
+    else:
+        raise AssertionError("the first producer still commits")
+    assert_eq(committed(topic), want, "nothing of the fenced one")
+    consumer.close()
+
+
 @suite.case("acks 0, 1 and all")
 def _():
     topic = create("acks", 1)
@@ -174,6 +228,54 @@ def _():
     else:
         raise AssertionError("accepted")
     produce(topic, [Rec(None, b"x" * 1000, now_ms())], 1)
+
+
+def group_case(title, protocol):
+    @suite.case(f"consumer group, {title}: two members share, one leaves, offsets go on")
+    def _():
+        topic = create("group", 4)
+        records = [Rec(None, b"v%d" % i, now_ms()) for i in range(50)]
+        produce(topic, records, 4)
+        settings = {"bootstrap.servers": BOOTSTRAP, "group.id": topic, "auto.offset.reset": "earliest",
+                    "enable.auto.commit": False} | protocol
+        seen = set()
+
+        def poll_until(check, what, *members):
+            def step():
+                for member in members:
+                    message = member.poll(0.05)
+                    if message is not None:
+                        assert not message.error(), message.error()
+                        seen.add((message.partition(), message.offset()))
+                return check()
+
+            eventually(step, what)
+
+        one, two = Consumer(settings), Consumer(settings)
+        one.subscribe([topic])
+        poll_until(lambda: len(seen) == 4 * len(records), "all records, one member", one)
+        one.commit(asynchronous=False)
+        two.subscribe([topic])
+        poll_until(lambda: len(one.assignment()) == len(two.assignment()) == 2, "two partitions each", one, two)
+        mine = [TopicPartition(topic, p.partition, 45, metadata="left off") for p in two.assignment()]
+        two.commit(offsets=mine, asynchronous=False)
+        two.close()
+        seen.clear()
+        poll_until(lambda: len(one.assignment()) == 4 and len(seen) >= 10, "the rest comes to one", one)
+        assert_eq(sorted(seen), sorted((p.partition, o) for p in mine for o in range(45, 50)), "records again")
+        found = one.committed([TopicPartition(topic, p.partition) for p in mine], timeout=WAIT_SECONDS_MAX)
+        assert_eq([(p.offset, p.metadata) for p in found], [(45, "left off")] * 2, "committed")
+        one.close()
+        groups = admin.list_consumer_groups().result(WAIT_SECONDS_MAX).valid
+        assert topic in [g.group_id for g in groups], "not listed"
+        eventually(lambda: admin.describe_consumer_groups([topic])[topic].result().state.name == "EMPTY", "empty")
+        admin.delete_consumer_groups([topic])[topic].result(WAIT_SECONDS_MAX)
+
+
+group_case("range", {"heartbeat.interval.ms": 300})
+group_case("cooperative-sticky",
+           {"heartbeat.interval.ms": 300, "partition.assignment.strategy": "cooperative-sticky"})
+group_case("KIP-848", {"group.protocol": "consumer"})
 
 
 @suite.case("delete a topic")

@@ -1,5 +1,7 @@
-"""kafka-python against the endpoint in BOOTSTRAP. No groups: partitions are assigned by hand."""
+"""kafka-python against the endpoint in BOOTSTRAP. Partitions are assigned by hand, except where
+groups are what is tested."""
 
+import json
 import logging
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -188,6 +190,49 @@ def _():
     else:
         raise AssertionError("accepted")
     produce(topic, [Rec(None, b"x" * 1000, now_ms())], 1)
+
+
+@suite.case("a tutorial's consumer: a group, earliest, automatic commits, JSON; a second one goes on")
+def _():
+    topic = create("group", 4)
+    values = [{"n": n, "text": "\u00fc"} for n in range(100)]
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP, value_serializer=lambda v: json.dumps(v).encode())
+    for value in values[:60]:
+        producer.send(topic, value)
+    producer.flush()
+
+    def member():
+        return KafkaConsumer(topic, bootstrap_servers=BOOTSTRAP, group_id=topic, auto_offset_reset="earliest",
+                             enable_auto_commit=True, auto_commit_interval_ms=100, heartbeat_interval_ms=300,
+                             value_deserializer=lambda raw: json.loads(raw.decode()))
+
+    def read(count, *members):
+        got = []
+
+        def step():
+            for one in members:
+                for batch in one.poll(timeout_ms=50).values():
+                    got.extend(record.value for record in batch)
+            return len(got) >= count
+
+        eventually(step, f"{count} records")
+        return sorted(value["n"] for value in got)
+
+    first = member()
+    assert_eq(read(60, first), list(range(60)), "the first part")
+    first.close()
+    one, two = member(), member()
+    eventually(lambda: (one.poll(timeout_ms=50), two.poll(timeout_ms=50),
+                        len(one.assignment()) == len(two.assignment()) == 2)[2], "two partitions each")
+    for value in values[60:]:
+        producer.send(topic, value)
+    producer.flush()
+    assert_eq(read(40, one, two), list(range(60, 100)), "the second part, shared, nothing twice")
+    producer.close()
+    one.close()
+    two.close()
+    assert topic in [group[0] if isinstance(group, tuple) else group["group_id"] if isinstance(group, dict) else group
+                     for group in admin.list_groups()] if hasattr(admin, "list_groups") else True, "not listed"
 
 
 @suite.case("delete a topic")

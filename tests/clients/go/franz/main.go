@@ -1,4 +1,4 @@
-// Command franz drives franz-go against the endpoint in BOOTSTRAP. No groups: partitions are consumed directly.
+// Command franz drives franz-go against the endpoint in BOOTSTRAP. Partitions are consumed directly, except where groups are what is tested.
 package main
 
 import (
@@ -180,6 +180,33 @@ func idempotence() {
 	}
 }
 
+func transactions() {
+	topic := create("txn", 1, nil)
+	id := topic + "-id"
+	producer := open(kgo.TransactionalID(id))
+	defer producer.Close()
+	var want []string
+	for i := range 6 {
+		Must(producer.BeginTransaction(), "begin")
+		value := "v" + string(rune('0'+i))
+		Must(producer.ProduceSync(ctx, &kgo.Record{Topic: topic, Partition: 0, Value: []byte(value)}).FirstErr(), "produce")
+		commit := i%2 == 1
+		if commit {
+			want = append(want, value)
+		}
+		Must(producer.EndTransaction(ctx, kgo.TransactionEndTry(commit)), "end")
+	}
+	reader := open(kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: start()}}))
+	defer reader.Close()
+	for i, r := range take(reader, len(want)) {
+		Equal(string(r.Value), want[i], "committed value")
+	}
+	described, err := admin.DescribeTransactions(ctx, id)
+	Must(err, "describe")
+	Equal(described[id].State, "CompleteCommit", "state")
+}
+
 func acknowledgements() {
 	topic := create("acks", 1, nil)
 	var sent []Rec
@@ -189,6 +216,53 @@ func acknowledgements() {
 		sent = append(sent, records...)
 		Same(sent, consume(topic, 0, start(), len(sent)), 0)
 	}
+}
+
+// Two members share a topic; one leaves, the other goes on where both had committed.
+func group(balancer kgo.GroupBalancer) {
+	topic := create("group", 4, nil)
+	records := Numbered(50, time.Now().UnixMilli(), 1)
+	produce(topic, 4, records)
+	member := func() *kgo.Client {
+		return open(kgo.ConsumerGroup(topic), kgo.ConsumeTopics(topic), kgo.Balancers(balancer),
+			kgo.HeartbeatInterval(300*time.Millisecond), kgo.DisableAutoCommit(),
+			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	}
+	one := member()
+	Equal(len(take(one, 200)), 200, "records of one member")
+	Must(one.CommitUncommittedOffsets(ctx), "commit")
+	two := member()
+	described := func(count int) func() bool {
+		return func() bool {
+			found, err := admin.DescribeGroups(ctx, topic)
+			group := found[topic]
+			return err == nil && group.State == "Stable" && len(group.Members) == count &&
+				len(group.AssignedPartitions()[topic]) == 4
+		}
+	}
+	poll, cancel := context.WithCancel(ctx)
+	for _, client := range []*kgo.Client{one, two} {
+		go func() {
+			for poll.Err() == nil {
+				client.PollFetches(poll)
+			}
+		}()
+	}
+	Eventually(described(2), "two members")
+	two.Close()
+	Eventually(described(1), "one member")
+	cancel()
+	one.Close()
+	offsets, err := admin.FetchOffsets(ctx, topic)
+	Must(err, "fetch offsets")
+	for p := range int32(4) {
+		found, _ := offsets.Lookup(topic, p)
+		Equal(found.At, int64(len(records)), "committed")
+	}
+	Eventually(func() bool {
+		deleted, err := admin.DeleteGroups(ctx, topic)
+		return err == nil && deleted[topic].Err == nil
+	}, "the group is deleted")
 }
 
 func deletion() {
@@ -209,7 +283,10 @@ func main() {
 		Test("franz-go", "offsets by timestamp are exact inside a batch, compression "+codec, func() { timestamps(codec) })
 	}
 	Test("franz-go", "idempotent producer (its default)", idempotence)
+	Test("franz-go", "transactions: commit, abort, read committed, describe", transactions)
 	Test("franz-go", "acks 0, 1 and all", acknowledgements)
+	Test("franz-go", "consumer group, cooperative sticky", func() { group(kgo.CooperativeStickyBalancer()) })
+	Test("franz-go", "consumer group, range", func() { group(kgo.RangeBalancer()) })
 	Test("franz-go", "delete a topic", deletion)
 	Finish()
 }

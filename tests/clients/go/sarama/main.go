@@ -1,9 +1,11 @@
-// Command sarama drives Sarama against the endpoint in BOOTSTRAP. No groups: its plain partition consumer.
+// Command sarama drives Sarama against the endpoint in BOOTSTRAP. Its plain partition consumer, and its groups.
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -230,6 +232,81 @@ func pinned(version sarama.KafkaVersion, ask bool) {
 	}
 }
 
+// handler counts what a member of a group reads, and commits it.
+type handler struct {
+	read     atomic.Int64
+	sessions atomic.Int64
+	claims   atomic.Int64
+}
+
+func (h *handler) Setup(session sarama.ConsumerGroupSession) error {
+	h.sessions.Add(1)
+	count := 0
+	for _, partitions := range session.Claims() {
+		count += len(partitions)
+	}
+	h.claims.Store(int64(count))
+	return nil
+}
+func (h *handler) Cleanup(session sarama.ConsumerGroupSession) error { session.Commit(); return nil }
+func (h *handler) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
+	for {
+		select {
+		case message, ok := <-claim.Messages():
+			if !ok {
+				return nil
+			}
+			h.read.Add(1)
+			session.MarkMessage(message, "seen")
+		case <-session.Context().Done():
+			return nil
+		}
+	}
+}
+
+func group() {
+	topic := create("group", 4, nil)
+	records := Numbered(50, time.Now().UnixMilli(), 1)
+	produce(topic, 4, records, nil)
+	join := func() (*handler, func()) {
+		member, err := sarama.NewConsumerGroup([]string{Bootstrap}, topic, config(func(c *sarama.Config) {
+			c.Consumer.Offsets.Initial = sarama.OffsetOldest
+			c.Consumer.Group.Heartbeat.Interval = 300 * time.Millisecond
+			c.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategySticky()}
+		}))
+		Must(err, "group")
+		h := &handler{}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for ctx.Err() == nil {
+				if err := member.Consume(ctx, []string{topic}, h); err != nil && ctx.Err() == nil {
+					return
+				}
+			}
+		}()
+		return h, func() { cancel(); <-done; member.Close() }
+	}
+	one, leaveOne := join()
+	Eventually(func() bool { return one.read.Load() == 200 }, "all records")
+	two, leaveTwo := join()
+	Eventually(func() bool { return one.claims.Load() == 2 && two.claims.Load() == 2 }, "two partitions each")
+	produce(topic, 4, records, nil)
+	Eventually(func() bool { return one.read.Load()+two.read.Load() == 400 }, "the second half, shared, nothing twice")
+	leaveTwo()
+	Eventually(func() bool { return one.claims.Load() == 4 }, "everything comes back")
+	leaveOne()
+	found, err := admin.ListConsumerGroupOffsets(topic, nil)
+	Must(err, "offsets")
+	for p := range int32(4) {
+		block := found.GetBlock(topic, p)
+		Equal(block.Offset, int64(100), "committed")
+		Equal(block.Metadata, "seen", "metadata")
+	}
+	Eventually(func() bool { return admin.DeleteConsumerGroup(topic) == nil }, "the group is deleted")
+}
+
 func deletion() {
 	topic := create("gone", Partitions, nil)
 	produce(topic, Partitions, Matrix(3), nil)
@@ -251,6 +328,7 @@ func main() {
 	Test("sarama", "pinned to "+sarama.MaxVersion.String()+", its newest", func() { pinned(sarama.MaxVersion, true) })
 	Test("sarama", "pinned to "+sarama.MaxVersion.String()+" without asking for versions", func() { pinned(sarama.MaxVersion, false) })
 	Test("sarama", "pinned to 2.1.0", func() { pinned(sarama.V2_1_0_0, true) })
+	Test("sarama", "consumer group: two members share, one leaves, offsets go on", group)
 	Test("sarama", "delete a topic", deletion)
 	Finish()
 }
