@@ -218,7 +218,7 @@ pub(super) fn unexpected_broker(catalog: &Catalog, name: &str) -> String {
 fn changed(
     broker: &BrokerConfig,
     target: Target,
-    operations: &Operations<'_>,
+    operations: &[(&str, Operation<'_>)],
     replace: bool,
 ) -> Result<Option<CatalogChange>, ItemError> {
     let (present, keys) = match &target {

@@ -99,16 +99,16 @@ fn filter(components: &[ComponentData]) -> Result<BTreeMap<&str, Option<Option<&
     Ok(filter)
 }
 
-/// One entity of a request, type by type, and what becomes of it.
-type EntityResult = (Vec<(StrBytes, Option<StrBytes>)>, Result<(), ItemError>);
-
 /// What a request would do.
 #[derive(Debug)]
 pub struct Plan {
     /// The changes to commit; empty if there is nothing to do or the request only wants validation.
     pub changes: Vec<CatalogChange>,
-    results: Vec<EntityResult>,
+    results: Vec<(Echo, Result<(), ItemError>)>,
 }
+
+/// An entity as the request named it.
+type Echo = Vec<(StrBytes, Option<StrBytes>)>;
 
 /// Checks an AlterClientQuotas request against one snapshot.
 pub fn plan(catalog: &Catalog, request: &AlterClientQuotasRequest) -> Plan {

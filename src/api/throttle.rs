@@ -36,7 +36,7 @@ const THROTTLE_FIRST_SINCE: &[(i16, i16)] = &[
     (DESCRIBE_TOPIC_PARTITIONS, 0), (OFFSET_COMMIT, 3), (OFFSET_FETCH, 3), (JOIN_GROUP, 2), (HEARTBEAT, 1),
     (LEAVE_GROUP, 1), (SYNC_GROUP, 1), (DESCRIBE_GROUPS, 1), (LIST_GROUPS, 1), (DELETE_GROUPS, 0),
     (CONSUMER_GROUP_HEARTBEAT, 0), (CONSUMER_GROUP_DESCRIBE, 0),
-    (ADD_PARTITIONS_TO_TXN, 0), (ADD_OFFSETS_TO_TXN, 0), (END_TXN, 0), (TXN_OFFSET_COMMIT, 0),
+    (DELETE_RECORDS, 0), (ADD_PARTITIONS_TO_TXN, 0), (ADD_OFFSETS_TO_TXN, 0), (END_TXN, 0), (TXN_OFFSET_COMMIT, 0),
     (DESCRIBE_PRODUCERS, 0), (DESCRIBE_TRANSACTIONS, 0), (LIST_TRANSACTIONS, 0),
 ];
 
@@ -261,6 +261,7 @@ mod tests {
             DELETE_GROUPS => DeleteGroupsResponse, CONSUMER_GROUP_HEARTBEAT => ConsumerGroupHeartbeatResponse,
             CONSUMER_GROUP_DESCRIBE => ConsumerGroupDescribeResponse,
             ADD_PARTITIONS_TO_TXN => AddPartitionsToTxnResponse,
+            DELETE_RECORDS => DeleteRecordsResponse,
             ADD_OFFSETS_TO_TXN => AddOffsetsToTxnResponse,
             END_TXN => EndTxnResponse,
             TXN_OFFSET_COMMIT => TxnOffsetCommitResponse,

@@ -237,9 +237,16 @@ impl BrokerConfig {
                 }
             }
         }
-        let Ok(mut next) = BrokerConfig::from_settings(settings, &mut Vec::new()) else {
-            return self.clone();
+        // On a core's thread only its own cpu is allowed: the list of cores, read there, would be refused.
+        let built = BrokerConfig::from_settings(settings.without("ringlog.cores"), &mut Vec::new());
+        let mut next = match built {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::error!("dynamic configuration is left as it was: {error}");
+                return self.clone();
+            }
         };
+        next.settings = settings;
         // Fixed at the start: port 0 was resolved, cores and memory were asked of the machine.
         next.listeners.clone_from(&self.listeners);
         next.cores.clone_from(&self.cores);

@@ -103,6 +103,13 @@ impl Settings {
         self.values.entry(name.to_owned()).or_default().insert(source, value.trim().to_owned());
     }
 
+    /// These settings without one key.
+    pub(super) fn without(&self, name: &str) -> Settings {
+        let mut rest = self.clone();
+        rest.values.remove(name);
+        rest
+    }
+
     /// Removes whole layers.
     pub(super) fn forget(&mut self, layers: &[Source]) {
         for values in self.values.values_mut() {
