@@ -26,7 +26,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("catalog", &[]),
     ("quota", &["catalog", "limits"]),
-    ("preflight", &["config"]),
+    ("preflight", &["config", "limits"]),
     ("storage", &["limits", "metrics", "rt", "sync", "wire"]),
     ("partition", &["config", "metrics", "rt", "storage", "sync", "wire"]),
     ("shard", &["catalog", "config", "limits", "partition", "quota", "rt", "storage", "sync", "wire"]),
