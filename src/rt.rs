@@ -54,8 +54,8 @@ pub async fn yield_if_needed() {
     slice_begins();
 }
 
-/// Wakes the core now and then, for ever: whatever makes the runtime sleep over a task that is ready then costs a tenth of
-/// a second and not the connection.
+/// Wakes the core now and then, for ever: whatever makes the runtime sleep over a task that is ready then costs a tenth
+/// of a second and not the connection.
 pub async fn heartbeat() {
     loop {
         sleep_ms(HEARTBEAT_MS).await;

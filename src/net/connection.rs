@@ -315,8 +315,8 @@ async fn read_large(
     outcome
 }
 
-/// Fills `body`, then at least `behind_min` bytes of `spill`, of which `behind` are filled already; more of it when more
-/// is there.
+/// Fills `body`, then at least `behind_min` bytes of `spill`, of which `behind` are filled already; more of it when
+/// more is there.
 async fn receive_all(
     socket: &Socket,
     body: &mut [u8],

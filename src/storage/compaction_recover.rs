@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Invariants: the rename of `B.ridx.cleaned` to `B.ridx.swap` is the commit; before it the old segments count,
-//! after it the new one. Every step below can be repeated. It must not remove an old segment unless the new one is whole.
+//! after it the new one. Every step below can be repeated. It must not remove an old segment unless the new one is
+//! whole.
 
 use std::fs::{self, File};
 use std::io;
