@@ -152,6 +152,29 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Where the last written bytes of a file end: behind them lie only extents that are reserved and read as zeros, which
+/// a scan of ten thousand idle partitions need not read. The file's length where the file system does not say.
+pub fn data_end(file: &fs::File) -> io::Result<u64> {
+    use std::os::fd::AsRawFd;
+    let length = file.metadata()?.len();
+    // SAFETY: plain system calls on a descriptor that `file` keeps open; nobody uses its file offset.
+    let seek = |from: u64, whence| unsafe { libc::lseek(file.as_raw_fd(), from as i64, whence) };
+    let mut end = 0;
+    while end < length {
+        let data = seek(end, libc::SEEK_DATA);
+        if data < 0 {
+            let nothing_more = io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO);
+            return Ok(if nothing_more { end } else { length });
+        }
+        let hole = seek(data as u64, libc::SEEK_HOLE);
+        if hole <= data {
+            return Ok(length);
+        }
+        end = hole as u64;
+    }
+    Ok(end.min(length))
+}
+
 /// Replaces `path` with `bytes` atomically and durably; blocking.
 pub fn write_small_blocking(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::io::Write;

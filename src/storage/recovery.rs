@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::compaction_recover::finish_swaps;
+use super::disk_dma::data_end;
 use super::index::{Damage, SegmentIndex, SegmentSummary};
 use super::marks::Marks;
 use super::producers::Producers;
@@ -306,6 +307,7 @@ fn load_segment(
     let mut scanner = Scanner::new(&file, file_size, path, base_offset, epoch_floor, so_far.reign);
     // Compaction leaves gaps; it never touches the last segment.
     scanner.gaps = !is_last && base_offset < so_far.marks.gaps_end;
+    let mut scanner = Scanner::new(&file, data_end(&file)?, path, base_offset, epoch_floor, so_far.reign);
     scanner.run()?;
     // What a killed process wrote need not be flushed, and from here on it counts as flushed: a producer that
     // repeats a batch with acks=all is told at once that it is there.

@@ -423,3 +423,23 @@ fn a_new_head_on_an_old_body_is_no_batch() {
 
 /// Up to here a batch can be patched without its checksum noticing.
 const CHECKED_FROM: usize = 18;
+
+/// Reserved space is not read by a scan, and batches behind a hole in the file are still found.
+#[test]
+fn a_scan_ends_where_the_written_bytes_end() {
+    use std::os::unix::fs::FileExt;
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join(file_name(0));
+    let file = fs::File::create(&path).expect("the segment");
+    let one = |offset: i64| batch(offset, 0, 1, 5000, 1);
+    file.write_all_at(&one(0), 0).expect("written");
+    file.set_len(1 << 40).expect("a long file");
+    file.sync_all().expect("flushed");
+    let recovered = recovered_from(directory.path());
+    assert_eq!((recovered.log_end_offset, recovered.reports.len()), (1, 0));
+    // A write that overtook the one before it.
+    file.write_all_at(&one(2), 1 << 20).expect("written");
+    file.sync_all().expect("flushed");
+    let recovered = recovered_from(directory.path());
+    assert_eq!((recovered.log_end_offset, recovered.reports.len()), (1, 1), "{:?}", recovered.reports);
+}
