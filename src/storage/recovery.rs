@@ -304,10 +304,9 @@ fn load_segment(
         return Ok(Scan { summary, from_file: true, batches: Vec::new(), reports: Vec::new() });
     }
     let epoch_floor = so_far.epochs.last().map_or(-1, |(epoch, _)| *epoch);
-    let mut scanner = Scanner::new(&file, file_size, path, base_offset, epoch_floor, so_far.reign);
+    let mut scanner = Scanner::new(&file, data_end(&file)?, path, base_offset, epoch_floor, so_far.reign);
     // Compaction leaves gaps; it never touches the last segment.
     scanner.gaps = !is_last && base_offset < so_far.marks.gaps_end;
-    let mut scanner = Scanner::new(&file, data_end(&file)?, path, base_offset, epoch_floor, so_far.reign);
     scanner.run()?;
     // What a killed process wrote need not be flushed, and from here on it counts as flushed: a producer that
     // repeats a batch with acks=all is told at once that it is there.
