@@ -154,6 +154,8 @@ free_port() {
 # which then asks for one graceful stop. Sets STARTED_PID.
 start_process() {
   local log=$1; shift
+  # Emptied here, not by the process to be: whoever waits must not take an earlier process's last words for its first.
+  : >"$log"
   setsid "$@" >"$log" 2>&1 </dev/null &
   STARTED_PID=$!
 }
