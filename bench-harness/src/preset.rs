@@ -8,12 +8,11 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::{ClientArgs, EndpointArgs};
 use crate::commands::{consume_parameters, end_to_end, finish, prepare, produce_parameters, with_topic};
-use crate::consumer::AtEnd;
 use crate::error::{BenchError, Result};
 use crate::generator::Peer;
 use crate::report::phase;
 use crate::schedule::Pace;
-use crate::workload::{self, ConsumeLoad, Fill, From, ProduceLoad};
+use crate::workload::{self, ConsumeLoad, Fill, ProduceLoad};
 
 /// Records a second of `linkedin-2015`.
 const LINKEDIN_RECORDS_PER_S: f64 = 13e6;
@@ -76,16 +75,7 @@ pub(crate) fn command(command: &PresetCommand) -> Result<()> {
         pace,
         bytes_max: u64::MAX,
     };
-    let consume = ConsumeLoad {
-        connections: command.consumers.max(1),
-        fan_out: 1,
-        from: From::Latest,
-        at_end: AtEnd::Follow,
-        bytes_max: 1 << 20,
-        bytes_min: 1,
-        wait_ms_max: 500,
-        check_crc: false,
-    };
+    let consume = ConsumeLoad::following(command.consumers.max(1), false);
     let endpoint = &command.endpoint;
     let (client, name) = prepare(&command.client, endpoint, "linkedin-2015")?;
     let image = workload::encode_image(&load, command.consumers > 0)?;

@@ -260,16 +260,7 @@ impl Suite<'_> {
     fn e2e(&self, topic: &str, partitions: &[Partition], rate: u64) -> Result<Phase> {
         let pace = Pace::Rate(rate);
         let load = shape("e2e-1k", pace).ok_or_else(|| BenchError::Usage("e2e-1k has a shape".into()))?;
-        let consume = ConsumeLoad {
-            connections: LANES,
-            fan_out: 1,
-            from: From::Latest,
-            at_end: AtEnd::Follow,
-            bytes_max: 1 << 20,
-            bytes_min: 1,
-            wait_ms_max: 500,
-            check_crc: true,
-        };
+        let consume = ConsumeLoad::following(LANES, true);
         let outcome = end_to_end(topic, partitions, &load, &consume, &self.client("e2e-1k")?)?;
         let mut parameters = produce_parameters(&load, &outcome);
         parameters.extend(consume_parameters(&consume));

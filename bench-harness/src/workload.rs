@@ -74,6 +74,22 @@ pub(crate) struct ConsumeLoad {
     pub(crate) check_crc: bool,
 }
 
+impl ConsumeLoad {
+    /// One group that follows what is written from now on, a fetch being held until there is something.
+    pub(crate) fn following(connections: usize, check_crc: bool) -> ConsumeLoad {
+        ConsumeLoad {
+            connections,
+            fan_out: 1,
+            from: From::Latest,
+            at_end: AtEnd::Follow,
+            bytes_max: 1 << 20,
+            bytes_min: 1,
+            wait_ms_max: 500,
+            check_crc,
+        }
+    }
+}
+
 /// Where a consumer starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum From {
