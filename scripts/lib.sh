@@ -163,7 +163,13 @@ start_process() {
   local log=$1; shift
   # Emptied here, not by the process to be: whoever waits must not take an earlier process's last words for its first.
   : >"$log"
-  setsid "$@" >"$log" 2>&1 </dev/null &
+  # It may outlive the script: what the caller holds open, a lock above all, is not for it.
+  (
+    for fd in /proc/"$BASHPID"/fd/*; do
+      [ "${fd##*/}" -le 2 ] || eval "exec ${fd##*/}>&-"
+    done
+    exec setsid "$@"
+  ) >"$log" 2>&1 </dev/null &
   STARTED_PID=$!
 }
 

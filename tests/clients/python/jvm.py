@@ -51,7 +51,8 @@ class Process:
 
     def wait(self):
         """Waits for its own end; fails unless it ended well."""
-        code = self.child.wait(FRAMEWORK_SECONDS_MAX)
+        soon(lambda: not self.alive(), f"the end of {self.label}. {self.tail()}")
+        code = self.child.wait()
         assert code == 0, f"{self.label} ended with {code}: {self.tail()}"
 
     def stop(self):

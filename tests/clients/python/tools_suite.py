@@ -1,11 +1,12 @@
 """Apache Kafka's own command-line tools, run as Java classes against the endpoint in BOOTSTRAP.
 
-JAVA_LIBS names the directory of their jars. kafka-dump-log runs only where the broker's data directory is at hand.
+JAVA_LIBS names the directory of their jars, JAVA_CLASSES that of ToolRunner. kafka-dump-log runs only where the broker's data directory is at hand.
 """
 
 import json
 import os
 import re
+import select
 import subprocess
 import tempfile
 import time
@@ -20,12 +21,41 @@ TOOLS = "org.apache.kafka.tools."
 SEGMENT_BYTES = 1_048_576
 
 
+class Runner:
+    """One JVM for all tools (ToolRunner.java): a start of its own would take longer than most of them do."""
+
+    def __init__(self):
+        command = ["java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+                   "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp",
+                   os.environ["JAVA_CLASSES"] + ":" + os.environ["JAVA_LIBS"] + "/*", "ToolRunner"]
+        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def run(self, name, arguments, stdin):
+        """(exit status, standard output, standard error)."""
+        fields = [name.encode(), stdin, *(argument.encode() for argument in arguments)]
+        self.child.stdin.write(b" ".join(field.hex().encode() for field in fields) + b"\n")
+        self.child.stdin.flush()
+        ready, _, _ = select.select([self.child.stdout], [], [], 2 * WAIT_SECONDS_MAX)
+        answer = self.child.stdout.readline().split(b" ") if ready else []
+        if len(answer) != 3:
+            self.child.kill()
+            raise AssertionError(f"{name} {arguments} does not end" if not ready else f"{name} ended the JVM")
+        return int(answer[0]), *(bytes.fromhex(part.decode()).decode() for part in answer[1:])
+
+
+RUNNER = None
+
+
+def call(name, *arguments, stdin=b""):
+    global RUNNER
+    if RUNNER is None or RUNNER.child.poll() is not None:
+        RUNNER = Runner()
+    return RUNNER.run(name, arguments, stdin)
+
+
 def tool(name, *arguments, stdin=b""):
-    command = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
-               "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", os.environ["JAVA_LIBS"] + "/*", name, *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, timeout=2 * WAIT_SECONDS_MAX)
-    out, err = done.stdout.decode(), done.stderr.decode()
-    assert done.returncode == 0, f"{name}: {out[-1000:]} {err[-1000:]}"
+    status, out, err = call(name, *arguments, stdin=stdin)
+    assert status == 0, f"{name}: {out[-1000:]} {err[-1000:]}"
     for word in ("ERROR", "Exception"):
         assert word not in err, f"{name}: {err[-1000:]}"
     return out
@@ -223,10 +253,7 @@ def _():
     if DATA_DIR:
         logs = [p for p in Path(DATA_DIR).glob("__consumer_offsets-*/*.log") if topic.encode() in p.read_bytes()]
         assert_eq(len(logs), 1, "partitions that know the group")
-        # The segment is still being written: behind its records are zeros, at which the tool ends with an error.
-        done = subprocess.run(["java", "-Xmx256m", "-cp", os.environ["JAVA_LIBS"] + "/*", TOOLS + "DumpLogSegments",
-                               "--offsets-decoder", "--files", str(logs[0])], capture_output=True)
-        out = done.stdout.decode()
+        out = dump(logs[0], "--offsets-decoder")
         assert re.search(r'"type":"1".*"topic":"%s".*"offset":20' % topic, out), out[-2000:]
         assert re.search(r'"type":"2".*"protocolType":"consumer"', out) and "Could not" not in out, out[-2000:]
 
@@ -342,10 +369,7 @@ def _():
 
 def dump(path, *arguments):
     """kafka-dump-log of a segment that may still be written: behind its records are zeros, where it ends with an error."""
-    done = subprocess.run(["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp",
-                           os.environ["JAVA_LIBS"] + "/*", TOOLS + "DumpLogSegments", *arguments, "--files", str(path)],
-                          capture_output=True)
-    return done.stdout.decode()
+    return call(TOOLS + "DumpLogSegments", *arguments, "--files", str(path))[1]
 
 
 @suite.case("kafka-dump-log: a compacted segment, and __transaction_state through its decoder")
@@ -423,4 +447,4 @@ def _():
             assert word.lower() not in out.lower(), f"{segment.name}: {word} in {out[-500:]}"
 
 
-suite.run()
+suite.run(lambda: RUNNER.child.kill())

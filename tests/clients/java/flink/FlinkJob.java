@@ -1,7 +1,7 @@
 // A Flink application of flink_suite.py: records travel from one topic into another exactly once, through transactions.
 // It fails by itself once in the middle (FAIL_AFTER records in this process) and goes on from its last checkpoint; the
 // suite kills the whole process besides, and gives the folder of the last checkpoint to the next one.
-// Usage: FlinkJob IN OUT CHECKPOINTS RESTORE|- FAIL_AFTER BOUNDED(true|false) NAMING(INCREMENTING|POOLING)
+// Usage: FlinkJob IN OUT CHECKPOINTS RESTORE|- FAIL_AFTER NAMING(INCREMENTING|POOLING)
 
 import java.util.concurrent.atomic.AtomicLong;
 import org.apache.flink.api.common.eventtime.WatermarkStrategy;
@@ -42,12 +42,9 @@ public final class FlinkJob {
             .setGroupId(args[0] + "-group").setStartingOffsets(OffsetsInitializer.earliest())
             .setProperty("partition.discovery.interval.ms", "1000")
             .setValueOnlyDeserializer(new SimpleStringSchema());
-        if (Boolean.parseBoolean(args[5])) {
-            source.setBounded(OffsetsInitializer.latest());
-        }
         KafkaSink<String> sink = KafkaSink.<String>builder().setBootstrapServers(bootstrap)
             .setDeliveryGuarantee(DeliveryGuarantee.EXACTLY_ONCE).setTransactionalIdPrefix(args[1])
-            .setTransactionNamingStrategy(TransactionNamingStrategy.valueOf(args[6]))
+            .setTransactionNamingStrategy(TransactionNamingStrategy.valueOf(args[5]))
             .setProperty("transaction.timeout.ms", "60000")
             .setRecordSerializer(KafkaRecordSerializationSchema.<String>builder().setTopic(args[1])
                 .setValueSerializationSchema(new SimpleStringSchema()).build())
@@ -61,6 +58,5 @@ public final class FlinkJob {
                 return value;
             }).uid("map").sinkTo(sink).uid("out");
         env.execute("copy");
-        System.out.println("finished");
     }
 }
