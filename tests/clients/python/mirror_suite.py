@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 from jvm import Process, end_all, java, read_topic, soon
 from suite import BOOTSTRAP, WAIT_SECONDS_MAX, Suite, assert_eq, now_ms, topic_name
@@ -79,7 +79,17 @@ def mirrored(label, source, target, exactly_once):
     # A group that has read a part of each partition on the other side.
     offsets = [TopicPartition(topic, p, 1000 + p) for p in range(PARTITIONS)]
     consumer = Consumer({"bootstrap.servers": source, "group.id": topic})
-    consumer.commit(offsets=offsets, asynchronous=False)
+
+    def commit():
+        # Kafka refuses for a moment, while the topic of offsets is being created.
+        try:
+            return consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            if not error.args[0].retriable() and error.args[0].name() != "NOT_COORDINATOR":
+                raise
+            return None
+
+    soon(commit, "offsets of the group committed")
     consumer.close()
     process = start()
     soon(lambda: len(set(map(str, there()))) == sent, "all records", process)
