@@ -23,20 +23,30 @@ TEST_SECONDS_MAX = int(os.environ.get("TEST_SECONDS_MAX", "150"))
 SECONDS_MAX = int(os.environ.get("SECONDS_MAX", "0")) or None
 KAFKA_VERSION = os.environ.get("TEST_KAFKA_VERSION", "4.1.0")
 PROTOCOL = os.environ.get("GROUP_PROTOCOL", "classic")
-SUITE = "librdkafka" if PROTOCOL == "classic" else "librdkafka-consumer-protocol"
+SUITE = "librdkafka" if PROTOCOL == "classic" else "librdkafka-kip848"
+# The tests whose parts are run one by one, because the first part that fails ends the whole test: here the admin client.
+PARTS = {"0081": ["CreateTopics", "DeleteTopics", "CreatePartitions", "CreateAcls", "DescribeAcls", "DeleteAcls",
+                  "AlterConfigs", "IncrementalAlterConfigs", "DescribeConfigs", "DescribeConfigs_groups",
+                  "DeleteRecords",
+                  "ListConsumerGroups", "DescribeConsumerGroups", "DescribeTopics", "DescribeCluster", "DeleteGroups",
+                  "DeleteConsumerGroupOffsets", "ListOffsets", "AlterConsumerGroupOffsets", "ListConsumerGroupOffsets",
+                  "UserScramCredentials", "unclean_destroy"]}
 TERMINAL_COLOURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\(B")
 
 
-def run(tests_dir, log_dir, number, source):
+def run(tests_dir, log_dir, number, source, part):
     """Returns [(state, test, why)] and the seconds it took; state is ok, not ok or skip. Local tests give nothing."""
-    report = os.path.join(log_dir, source + ".json")
-    log = os.path.join(log_dir, source + ".log")
+    name = f"{source}.{part}" if part else source
+    report = os.path.join(log_dir, name + ".json")
+    log = os.path.join(log_dir, name + ".log")
     for stale in (report, log):
         if os.path.exists(stale):
             os.unlink(stale)
     environment = dict(os.environ, TESTS=number, TEST_KAFKA_VERSION=KAFKA_VERSION, TEST_REPORT=report,
                        TEST_CONSUMER_GROUP_PROTOCOL=PROTOCOL, RDKAFKA_TEST_CONF=os.path.join(log_dir, "test.conf"),
                        BROKERS=os.environ["BOOTSTRAP"], LD_LIBRARY_PATH="../src:../src-cpp")
+    if part:
+        environment["SUBTESTS"] = f"do_test_{part}:"
     started = time.monotonic()
     with open(log, "wb") as out:
         process = subprocess.Popen(["./test-runner", "-p1", "-Q", "-L", "-K"], cwd=tests_dir, env=environment,
@@ -50,14 +60,16 @@ def run(tests_dir, log_dir, number, source):
             status = None
     seconds = time.monotonic() - started
     if status is None:
-        return [("not ok", source, f"not done within {TEST_SECONDS_MAX} s")], seconds
-    found = outcomes(report, log, number, source)
+        return [("not ok", name, f"not done within {TEST_SECONDS_MAX} s")], seconds
+    found = outcomes(report, log, number, name)
+    if part:
+        found = [(state, f"{test}/{part}", why) for state, test, why in found]
     if status != 0 and not any(state == "not ok" for state, _, _ in found):
-        found = [("not ok", source, f"ended with status {status} after the test itself had passed")]
+        found = [("not ok", name, f"ended with status {status} after the test itself had passed")]
     return found, seconds
 
 
-def outcomes(report, log, number, source):
+def outcomes(report, log, number, name):
     """What the report says of the tests of this number: one source file may hold several."""
     with open(log, errors="replace") as lines:
         text = TERMINAL_COLOURS.sub("", lines.read())
@@ -65,19 +77,20 @@ def outcomes(report, log, number, source):
         with open(report) as file:
             tests = json.load(file)["tests"]
     except (OSError, ValueError):
-        return [("not ok", source, "crashed: " + first(text, r"[^\n]*(?:[Aa]ssert|failed)[^\n]*", "no report"))]
+        return [("not ok", name, "crashed: " + first(text, r"[^\n]*(?:[Aa]ssert|failed)[^\n]*", "no report"))]
     found = []
-    for name, test in tests.items():
-        if not name.startswith(number + "_"):
+    for test, result in tests.items():
+        if not test.startswith(number + "_"):
             continue
-        if test["state"] == "PASSED":
-            found.append(("ok", name, ""))
-        elif test["state"] in ("FAILED", "RUNNING"):
-            found.append(("not ok", name, first(text, r"[^\n]*(?:TEST FAILURE|Test failed|failed at)[^\n]*(?:\n[^\n]*){0,3}", "?")))
+        if result["state"] == "PASSED":
+            found.append(("ok", test, ""))
+        elif result["state"] in ("FAILED", "RUNNING"):
+            why = first(text, r"### Test \"[^\n]*###\n([^\n]*)", "") or first(text, r"[^\n]*TEST FAILURE[^\n]*", "?")
+            found.append(("not ok", test, why))
         else:
-            why = first(text, r"\[" + re.escape(name) + r" *\/[^\]]*\][^\n]*SKIPPING TEST: ([^\n]*)", "")
+            why = first(text, r"\[" + re.escape(test) + r" *\/[^\]]*\][^\n]*SKIPPING TEST: ([^\n]*)", "")
             if "negative test flags" not in why:  # what is no local test, that is
-                found.append(("skip", name, why or "not run"))
+                found.append(("skip", test, why or "left out by this mode"))
     return found
 
 
@@ -94,18 +107,19 @@ def main():
         conf.write(f"bootstrap.servers={os.environ['BOOTSTRAP']}\ntest.timeout.multiplier=2\n"
                    "test.topic.random=true\n")
     sources = sorted(glob.glob(os.path.join(tests_dir, "0[0-9][0-9][0-9]-*.c*")))
-    names = {name[:4]: name for name in (os.path.splitext(os.path.basename(s))[0] for s in sources if s.endswith((".c", ".cpp")))}
-    names = {n: name for n, name in names.items() if not numbers or n in numbers}
+    sources = [os.path.splitext(os.path.basename(s))[0] for s in sources if s.endswith((".c", ".cpp"))]
+    names = {source[:4]: source for source in sources if not numbers or source[:4] in numbers}
     deadline = time.monotonic() + SECONDS_MAX if SECONDS_MAX else None
     left, failed = [], 0
 
-    def guarded(number):
+    def guarded(number, part):
         if deadline and time.monotonic() > deadline:
             return None
-        return run(tests_dir, log_dir, number, names[number])
+        return run(tests_dir, log_dir, number, names[number], part)
 
     with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
-        done = {pool.submit(guarded, number): number for number in names}
+        parts = [(number, part) for number in names for part in PARTS.get(number, [None])]
+        done = {pool.submit(guarded, number, part): number for number, part in parts}
         for future in concurrent.futures.as_completed(done):
             number, result = done[future], future.result()
             if result is None:
@@ -116,7 +130,7 @@ def main():
                 failed += state == "not ok"
                 print(f"{state} - {SUITE}: {name} ({seconds:.1f} s){': ' + why if why else ''}", flush=True)
     if left:
-        print("left: " + " ".join(sorted(left)), file=sys.stderr)
+        print("left: " + " ".join(sorted(set(left))), file=sys.stderr)
         sys.exit(3)
     sys.exit(1 if failed else 0)
 
