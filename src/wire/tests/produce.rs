@@ -160,7 +160,8 @@ fn responses_of_every_version_are_read_by_kafka_protocol() {
         assert_eq!(refused.log_start_offset, if version >= 5 { 9 } else { -1 });
         assert_eq!(refused.error_message.is_some(), version >= 8);
         let records: Vec<i32> = refused.record_errors.iter().map(|error| error.batch_index).collect();
-        assert_eq!(records, if version >= 8 { vec![2, 5] } else { vec![] });
+        let expected: &[i32] = if version >= 8 { &[2, 5] } else { &[] };
+        assert_eq!(records, expected);
         assert!(refused.record_errors.iter().all(|error| error.batch_index_error_message.is_some()));
         match version {
             13 => assert_eq!(first.topic_id, ID),
