@@ -187,6 +187,31 @@ def _():
     assert refused("group", "--describe", "--group", topic)
 
 
+@suite.case("group: the members of both protocols, with their partitions and lag; several groups at once")
+def _():
+    topic = create("members", 2)
+    cli("produce", "--topic", topic, "--sync", stdin="a\nb\nc\n")
+    names = {protocol: f"{topic}-{protocol}" for protocol in ("classic", "consumer")}
+    consumers = [Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": group, "group.protocol": protocol, "client.id":
+                           f"client-{protocol}", "auto.offset.reset": "earliest"}) for protocol, group in names.items()]
+    for consumer, (protocol, group) in zip(consumers, names.items()):
+        consumer.subscribe([topic])
+        found = []
+        eventually(lambda: found.extend(consumer.consume(3, 0.2)) or len(found) >= 3, f"three records, {protocol}")
+        consumer.commit(asynchronous=False)
+        row = eventually(lambda: rows(cli("group", "--describe", "--group", group, "--members"), group), "a member")[0]
+        assert f"client-{protocol}" in row and f"{topic}-0" in row[-1] and f"{topic}-1" in row[-1], row
+        assert "Stable" in cli("group", "--describe", "--group", group, "--state"), protocol
+    described = cli("group", "--describe", *(part for group in names.values() for part in ("--group", group)))
+    for protocol, group in names.items():
+        lags = [row[5] for row in rows(described, group, topic)]
+        assert lags and set(lags) == {"0"}, f"{protocol}: {described}"
+    for consumer in consumers:
+        consumer.close()
+    listed = cli("group", "--list", "--state")
+    assert all(group in listed for group in names.values()), listed
+
+
 @suite.case("config: topics, brokers, groups, quotas and client metrics are set, shown and removed")
 def _():
     topic = create("config")

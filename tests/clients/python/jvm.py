@@ -91,9 +91,11 @@ def soon(check, what, *processes):
         time.sleep(0.1)
 
 
-def read_topic(topic, partitions=1, committed=True):
-    """All (partition, offset, key, value) that are there now, in order of offset within a partition."""
-    consumer = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": "unused", "enable.auto.commit": False,
+def read_topic(topic, partitions=1, committed=True, bootstrap=BOOTSTRAP, what=None):
+    """All records that are there now, in order of offset within a partition: what `what` makes of each message, else
+    (partition, offset, key, value)."""
+    what = what or (lambda m: (m.partition(), m.offset(), m.key(), m.value()))
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused", "enable.auto.commit": False,
                          "isolation.level": "read_committed" if committed else "read_uncommitted",
                          "enable.partition.eof": True, "auto.offset.reset": "earliest"})
     consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
@@ -104,7 +106,7 @@ def read_topic(topic, partitions=1, committed=True):
         for message in consumer.consume(1000, 0.2):
             error = message.error()
             if error is None:
-                found.append((message.partition(), message.offset(), message.key(), message.value()))
+                found.append(what(message))
             elif error.name() == "_PARTITION_EOF":
                 open_partitions.discard(message.partition())
             else:

@@ -44,7 +44,7 @@ def batches():
             if value is not None:
                 frame = frame.option(key, value if isinstance(value, str) else json.dumps(value))
         rows = frame.load().selectExpr("partition", "offset", "cast(value as string) v", "timestamp").collect()
-        return sorted((row.partition, row.offset, row.v, int(row.timestamp.timestamp() * 1000)) for row in rows)
+        return sorted((row.partition, row.offset, row.v, round(row.timestamp.timestamp() * 1000)) for row in rows)
 
     everything = values("earliest", "latest")
     middle = values({SOURCE: {"0": 10, "1": 0, "2": -2}}, {SOURCE: {"0": 25, "1": 1, "2": 5}})
