@@ -28,7 +28,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("quota", &["catalog", "limits"]),
     ("preflight", &["config", "limits"]),
     ("storage", &["limits", "metrics", "rt", "sync", "wire"]),
-    ("partition", &["config", "metrics", "rt", "storage", "sync", "wire"]),
+    ("partition", &["config", "limits", "metrics", "rt", "storage", "sync", "wire"]),
     ("shard", &["catalog", "config", "limits", "partition", "quota", "rt", "storage", "sync", "wire"]),
     ("coordinator", &["catalog", "config", "limits", "partition", "rt", "shard", "storage", "sync", "wire"]),
     (

@@ -469,6 +469,7 @@ async fn finish(
                 log_append_time_ms: outcome.log_append_time_ms,
                 log_start_offset: outcome.log_start_offset,
                 error_message: outcome.error_message.as_deref(),
+                record_errors: &outcome.record_errors,
             }
         })
         .collect();

@@ -162,9 +162,13 @@ pub const GROUP_KEYS: &[KeySpec] = &[
     ),
 ];
 
+/// Families of keys that Kafka lets change at run time, and that have no effect here.
+const DYNAMIC_PREFIXES: &[&str] = &["sasl.kerberos.", "sasl.login.refresh."];
+
 /// Whether a broker key can be changed while the broker runs.
 pub fn is_dynamic(name: &str) -> bool {
     DYNAMIC_BROKER_KEYS.binary_search(&name).is_ok()
+        || DYNAMIC_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Checks the dynamic configuration of a broker, or of all brokers, as a whole. The error names the key.
@@ -272,6 +276,9 @@ mod tests {
             let known = broker_key(name).is_some() || is_accepted_without_effect(name);
             assert!(known || DYNAMIC_ONLY.contains(name), "{name}");
         }
+        let relogin = configs(&[("sasl.kerberos.min.time.before.relogin", "58000")]);
+        assert_eq!(validate_dynamic_broker(&relogin), Ok(()));
+        assert!(relogin.keys().all(|name| is_dynamic(name)) && !is_dynamic("sasl.enabled"));
         for spec in GROUP_KEYS.iter().chain(CLIENT_METRICS_KEYS) {
             assert_eq!(spec.kind.check(spec.default.expect("a default")), Ok(()), "{}", spec.name);
         }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::Partition;
 use crate::config::{self, TimestampType, TopicConfig};
+use crate::limits::RECORD_ERRORS_MAX;
 use crate::metrics::{self, Counter, Series};
 use crate::rt;
 use crate::storage::{AckResult, AppendError, Durability, Incoming, LogError, Ticket};
@@ -38,6 +39,8 @@ pub struct ProduceOutcome {
     pub log_start_offset: i64,
     /// For humans.
     pub error_message: Option<Box<str>>,
+    /// Places in the batch of the records that made it be refused (KIP-467), where it is known which.
+    pub record_errors: Box<[i32]>,
 }
 
 impl ProduceOutcome {
@@ -49,6 +52,7 @@ impl ProduceOutcome {
             log_append_time_ms: -1,
             log_start_offset: -1,
             error_message: Some(message.into()),
+            record_errors: Box::default(),
         }
     }
 
@@ -141,11 +145,15 @@ impl Partition {
         let mut batch = record_batch::validate_for_append(incoming.bytes(), &limits)
             .map_err(|error| ProduceOutcome::error(error.kafka_code(), error.to_string()))?;
         if config.cleanup_policy.compact {
-            match records::has_record_without_key(incoming.bytes()) {
-                Ok(false) => {}
-                Ok(true) => {
+            match records::records_without_key(incoming.bytes(), RECORD_ERRORS_MAX) {
+                Ok(places) if places.is_empty() => {}
+                Ok(places) => {
                     let text = "compacted topics cannot accept records without a key";
-                    return Err(ProduceOutcome::error(INVALID_RECORD, text));
+                    let record_errors = places.into_boxed_slice();
+                    return Err(ProduceOutcome {
+                        record_errors,
+                        ..ProduceOutcome::error(INVALID_RECORD, text)
+                    });
                 }
                 Err(error) => return Err(ProduceOutcome::error(INVALID_RECORD, error.to_string())),
             }
@@ -182,6 +190,7 @@ impl Partition {
                         log_append_time_ms: appended.log_append_time_ms,
                         log_start_offset: self.log.log_start_offset(),
                         error_message: None,
+                        record_errors: Box::default(),
                     },
                     appended.durable,
                 ))

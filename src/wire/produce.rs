@@ -227,6 +227,8 @@ pub struct ProduceResult<'a> {
     pub log_start_offset: i64,
     /// For humans, from version 8 on.
     pub error_message: Option<&'a str>,
+    /// Places in the batch of the records that made it be refused, from version 8 on (KIP-467).
+    pub record_errors: &'a [i32],
 }
 
 /// Appends the response body for `version` 0–13. `results` in the order of the request, so that those of one
@@ -262,8 +264,12 @@ fn encode_partition(writer: &mut Writer<'_>, version: i16, result: &ProduceResul
         writer.i64(result.log_start_offset);
     }
     if version >= 8 {
-        // Errors per record: we accept or refuse batches as a whole.
-        writer.len(flexible, Some(0));
+        writer.len(flexible, Some(result.record_errors.len()));
+        for place in result.record_errors {
+            writer.i32(*place);
+            writer.nullable_string(flexible, result.error_message);
+            writer.no_tagged_fields(flexible);
+        }
         writer.nullable_string(flexible, result.error_message);
     }
     writer.no_tagged_fields(flexible);

@@ -224,14 +224,16 @@ pub fn max_timestamp_record(batch: &[u8]) -> Result<(i64, i64), RecordsError> {
     largest.ok_or(RecordsError::Malformed("no records"))
 }
 
-/// Whether some record of `batch` has a null key: compacted topics must refuse it.
-pub fn has_record_without_key(batch: &[u8]) -> Result<bool, RecordsError> {
-    for record in Records::new(batch)? {
-        if record?.key_size_bytes.is_none() {
-            return Ok(true);
+/// The places in `batch` (0 is the first record), in order, of records with a null key, `count_max` at most:
+/// compacted topics must refuse them. Allocates nothing when every record has a key.
+pub fn records_without_key(batch: &[u8], count_max: usize) -> Result<Vec<i32>, RecordsError> {
+    let mut places = Vec::new();
+    for (place, record) in (0..).zip(Records::new(batch)?) {
+        if record?.key_size_bytes.is_none() && places.len() < count_max {
+            places.push(place);
         }
     }
-    Ok(false)
+    Ok(places)
 }
 
 /// The mark in an `io::Error` that tells a limit from damage.

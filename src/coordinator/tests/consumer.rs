@@ -185,6 +185,11 @@ fn new_topics_and_expressions_are_noticed() {
     let a = world.ok(beat("a", 1, None));
     assert_eq!((a.epoch, a.assignment.map(|p| p.len())), (2, Some(2)));
     assert_eq!(world.group.subscribed_topics(), ["t", "u1"]);
+    world.catalog = catalog(&[("t", 2), ("u1", 1), ("__consumer_offsets", 1)]);
+    world.catalog.sequence = 10;
+    let own = ConsumerHeartbeat { topics: None, regex: Some("__.*".to_owned()), ..join("c", &[]) };
+    world.ok(own);
+    assert_eq!(world.group.subscribed_topics(), ["__consumer_offsets", "t", "u1"], "as in Kafka");
     let bad = ConsumerHeartbeat { regex: Some("(".to_owned()), ..join("b", &[]) };
     assert_eq!(crate::coordinator::consumer::check_subscription(&bad), Err(GroupError::InvalidRegex));
 }

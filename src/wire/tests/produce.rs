@@ -143,6 +143,7 @@ fn responses_of_every_version_are_read_by_kafka_protocol() {
             log_append_time_ms: -1,
             log_start_offset: 9,
             error_message,
+            record_errors: if error_code == 0 { &[] } else { &[2, 5] },
         };
         let results =
             [result("a", 0, 0, 0, None), result("a", 0, 7, 87, Some("bad")), result("b", 2, 3, 0, None)];
@@ -158,6 +159,10 @@ fn responses_of_every_version_are_read_by_kafka_protocol() {
         assert_eq!((refused.index, refused.error_code, refused.base_offset), (7, 87, 107));
         assert_eq!(refused.log_start_offset, if version >= 5 { 9 } else { -1 });
         assert_eq!(refused.error_message.is_some(), version >= 8);
+        let records: Vec<i32> = refused.record_errors.iter().map(|error| error.batch_index).collect();
+        let expected: &[i32] = if version >= 8 { &[2, 5] } else { &[] };
+        assert_eq!(records, expected);
+        assert!(refused.record_errors.iter().all(|error| error.batch_index_error_message.is_some()));
         match version {
             13 => assert_eq!(first.topic_id, ID),
             _ => assert_eq!(theirs.responses[1].name.as_str(), "b"),
@@ -177,6 +182,7 @@ fn responses_of_refused_versions_have_their_own_layout() {
         log_append_time_ms: -1,
         log_start_offset: -1,
         error_message: Some("not sent"),
+        record_errors: &[0],
     };
     let head = [0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 1, 0, 0, 0, 1, 0, 35];
     for (version, offsets, throttle) in [(0, 8, 0), (1, 8, 4), (2, 16, 4)] {

@@ -89,8 +89,10 @@ fn log_append_time_overrides_the_records() {
 #[test]
 fn null_keys_are_seen() {
     let keyed = BatchBuilder::new().record(1, Some(b""), None).record(1, Some(b"k"), None);
-    assert!(!has_record_without_key(&keyed.build()).expect("readable"));
-    assert!(has_record_without_key(&keyed.record(1, None, None).build()).expect("readable"));
+    assert!(records_without_key(&keyed.build(), 9).expect("readable").is_empty());
+    let mixed = keyed.record(1, None, None).record(1, Some(b"k"), None).record(1, None, Some(b"v")).build();
+    assert_eq!(records_without_key(&mixed, 9).expect("readable"), vec![2i32, 4]);
+    assert_eq!(records_without_key(&mixed, 1).expect("readable"), vec![2i32]);
 }
 
 #[test]
