@@ -664,11 +664,11 @@ fn compile(regex: &str) -> Result<regex::Regex, GroupError> {
 
 fn matching_topics(regex: &str, catalog: &Catalog) -> BTreeSet<String> {
     let Ok(regex) = compile(regex) else { return BTreeSet::new() };
-    let own = |name: &str| {
-        name == InternalTopic::ConsumerOffsets.name() || name == InternalTopic::TransactionState.name()
-    };
     let names = catalog.topics().map(|topic| &topic.name);
-    names.filter(|name| !own(name) && regex.is_match(name)).map(|name| name.to_string()).collect()
+    names
+        .filter(|name| !InternalTopic::is_name(name) && regex.is_match(name))
+        .map(|name| name.to_string())
+        .collect()
 }
 
 fn move_to_epoch(member: &mut ConsumerMember, epoch: i32) {
