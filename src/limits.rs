@@ -244,6 +244,9 @@ pub const SHARE_PARTITIONS_PER_CORE_MAX: usize = 20_000;
 /// A share partition that nobody has used for so long leaves memory, milliseconds; longer than a fetch may wait.
 pub const SHARE_IDLE_MS: i64 = 10 * 60 * 1000;
 
+/// Shortest sleep of a core's timer of record locks, milliseconds: locks that end soon after each other share a look.
+pub const SHARE_TIMER_MS_MIN: i64 = 10;
+
 /// How often states of topics that are gone are looked for, milliseconds.
 pub const SHARE_SWEEP_INTERVAL_MS: i64 = 5 * 60 * 1000;
 

@@ -128,7 +128,7 @@ async fn charge(
 ) -> Outgoing {
     let bytes = match call.api_key {
         PRODUCE => limits.produce.as_ref().map(|limit| (limit, request_bytes as f64)),
-        FETCH => limits.fetch.as_ref().map(|limit| (limit, response_bytes(&outgoing) as f64)),
+        FETCH | SHARE_FETCH => limits.fetch.as_ref().map(|limit| (limit, response_bytes(&outgoing) as f64)),
         _ => None,
     };
     let time = limits.request.as_ref().map(|limit| (limit, spent.as_secs_f64() * 100.0));

@@ -17,6 +17,7 @@ use super::share_window::{AckBatch, AckError, Image, Rules, Window};
 use crate::catalog::{Catalog, ResourceKind};
 use crate::limits::{
     GROUP_TIMER_MS_MAX, SHARE_IDLE_MS, SHARE_PARTITIONS_PER_CORE_MAX, SHARE_SWEEP_INTERVAL_MS,
+    SHARE_TIMER_MS_MIN,
 };
 use crate::partition::Partition;
 use crate::rt;
@@ -447,7 +448,7 @@ pub(super) async fn serve(shard: Rc<Shard>) {
                 share_store::sweep(&shard).await;
             }
             all.sleeps_until_ms.set(next_ms);
-            let sleep = rt::sleep_ms((next_ms - rt::steady_ms()).max(1) as u64);
+            let sleep = rt::sleep_ms((next_ms - rt::steady_ms()).max(SHARE_TIMER_MS_MIN) as u64);
             futures_lite::future::or(sleep, all.wake.wait_past(seen)).await;
         }
     };

@@ -94,6 +94,10 @@ impl SharePartition {
             if read.size_bytes == 0 || self.is_gone() {
                 break;
             }
+            if self.window.borrow().next_offset(settings.rules) != Some(from) {
+                // Records came back, or the offsets were set, while the log was read.
+                continue;
+            }
             let aborted = match settings.isolation {
                 Isolation::Committed => log.aborted_transactions_among(from, read.end_position),
                 Isolation::Uncommitted => Vec::new(),

@@ -340,13 +340,10 @@ impl Window {
             left -= to - from + 1;
             self.give(acquisition, from, to, deliveries.saturating_add(1));
         }
-        let from = first.max(self.end);
+        let from = self.end;
         let room = left.min(rules.records_max - self.in_flight());
         let to = span.last.min(from.saturating_add(room - 1));
-        if to >= from {
-            if from > self.end {
-                self.extend(from - 1, RecordState::Archived, 0);
-            }
+        if to >= from.max(first) {
             self.extend(to, RecordState::Available, 0);
             self.give(acquisition, from, to, 1);
         }
