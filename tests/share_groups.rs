@@ -420,6 +420,13 @@ fn administrators_see_and_set_where_a_group_stands() {
     assert_eq!((groups[0].assignor_name.as_str(), member.member_id.as_str()), ("simple", "a"));
     assert_eq!((member.member_epoch, member.assignment.topic_partitions.len()), (a.epoch, 1));
     assert_eq!(groups[1].error_code, 69);
+    // The state of a share partition has a coordinator of its own, found by group, topic id and partition.
+    for (key, code) in [("shared:AAAAAAAAAAAAAAAAAAAAAQ:0", 0), ("shared", 42), ("shared:x:0", 42)] {
+        let request =
+            FindCoordinatorRequest::default().with_key_type(2).with_coordinator_keys(vec![text(key)]);
+        let found = client.call(6, &request).expect("an answer").coordinators.remove(0);
+        assert_eq!(found.error_code, code, "{key}");
+    }
     // A consumer of another kind cannot take the name.
     let other = ConsumerGroupHeartbeatRequest::default()
         .with_group_id(group())

@@ -160,9 +160,7 @@ fn duration_ms(text: &str) -> Option<i64> {
         let mut digits = String::new();
         for c in part.chars() {
             match units.iter().find(|(unit, _)| *unit == c) {
-                Some((_, factor)) => {
-                    total_ms += digits.drain(..).collect::<String>().parse::<f64>().ok()? * factor
-                }
+                Some((_, factor)) => total_ms += std::mem::take(&mut digits).parse::<f64>().ok()? * factor,
                 None => digits.push(c),
             }
         }
@@ -170,7 +168,7 @@ fn duration_ms(text: &str) -> Option<i64> {
             return None;
         }
     }
-    (total_ms >= 0.0 && total_ms < 1e17).then_some(total_ms as i64)
+    (0.0..1e17).contains(&total_ms).then_some(total_ms as i64)
 }
 
 /// The share partition of a group on this core, with its state loaded; the first call decides where it begins.

@@ -211,7 +211,8 @@ fn is_wanted(info: &BatchInfo, aborted: &[AbortedTransaction]) -> bool {
         one.producer_id == info.producer_id
             && (one.first_offset..=one.last_offset).contains(&info.base_offset)
     };
-    !info.is_control() && !(info.is_transactional() && aborted.iter().any(is_aborted))
+    let hidden = info.is_transactional() && aborted.iter().any(is_aborted);
+    !info.is_control() && !hidden
 }
 
 /// The header of the batch at a place of the slices; `None` at their end.
