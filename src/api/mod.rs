@@ -2,7 +2,8 @@
 //! (and in `partition::append`, which words its own refusals).
 //!
 //! Owner: the core of the connection; control-plane handlers are pure functions over a catalog snapshot.
-//! Produce, Fetch and the share group's fetches are decoded by `wire`; everything else by `kafka-protocol`, behind `wire::gate`.
+//! Produce, Fetch and the share group's fetches are decoded by `wire`; everything else by `kafka-protocol`, behind
+//! `wire::gate`.
 //! Must not: do I/O.
 
 mod add_partitions_to_txn;

@@ -1,6 +1,6 @@
-//! Coordinators: who is in a group and what it has committed or acknowledged, and which transactions are open. Each lives
-//! beside a partition of an internal topic, on the core that owns it, and keeps in that partition what it must not
-//! forget.
+//! Coordinators: who is in a group and what it has committed or acknowledged, and which transactions are open. Each
+//! lives beside a partition of an internal topic, on the core that owns it, and keeps in that partition what it must
+//! not forget; what a share group does with a partition lives beside that partition.
 //!
 //! Owner: the core that owns the internal partition; other cores come through the mesh ([`home_of`] says where).
 //! Invariants: an internal topic is made on demand by the control thread, and its number of partitions never

@@ -2,8 +2,9 @@
 //! of their own.
 //!
 //! Owner: nobody; pure. Spec: the message definitions of Apache Kafka's group coordinator (OffsetCommitKey/Value,
-//! GroupMetadataKey/Value, the ConsumerGroup* ones of KIP-848, the keys of the ShareGroup* ones of KIP-932). Invariants: what is written here
-//! `kafka-dump-log --offsets-decoder` reads; what is read here may come from any Kafka since 0.11.
+//! GroupMetadataKey/Value, the ConsumerGroup* ones of KIP-848, the keys of the ShareGroup* ones of KIP-932).
+//! Invariants: what is written here `kafka-dump-log --offsets-decoder` reads; what is read here may come from any
+//! Kafka since 0.11.
 //! It must not decide what a record means for a group.
 
 use std::collections::{BTreeMap, BTreeSet};
