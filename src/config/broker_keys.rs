@@ -6,8 +6,7 @@
 
 use super::group_keys::GROUP_KEYS;
 use super::keys::{KeySpec, Kind, Scope, Support};
-use super::share_keys::SHARE_KEYS;
-use super::txn_keys::TXN_KEYS;
+use super::{share_keys::SHARE_KEYS, txn_keys::TXN_KEYS};
 
 const I32_MAX: i64 = i32::MAX as i64;
 /// The smallest memory budget, in bytes.
@@ -33,7 +32,8 @@ pub(crate) fn is_accepted_without_effect(name: &str) -> bool {
         "group.streams.",
         "share.coordinator.",
     ];
-    ACCEPTED_WITHOUT_EFFECT.binary_search(&name).is_ok() || PREFIXES.iter().any(|p| name.starts_with(p))
+    ACCEPTED_WITHOUT_EFFECT.binary_search(&name).is_ok()
+        || broker_key(name).is_none() && PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
 /// A key of the broker that has a default, no other name, and an effect.
