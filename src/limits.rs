@@ -230,3 +230,39 @@ pub const GROUP_REGEXES_MAX: usize = 100;
 
 /// Memory that one compiled regular expression may take, bytes.
 pub const REGEX_PROGRAM_BYTES_MAX: usize = 1 << 20;
+
+/// Pause before a coordinator's record is offered again to a log that is behind, milliseconds.
+pub const STATE_LOG_BUSY_PAUSE_MS: u64 = 10;
+
+/// Pause before a coordinator that is loading is asked again on behalf of another core, milliseconds.
+pub const COORDINATOR_LOAD_PAUSE_MS: u64 = 20;
+
+/// How often it is asked.
+pub const COORDINATOR_LOAD_PAUSES_MAX: usize = 1500;
+
+/// Share partitions whose states one partition of `__share_group_state` remembers.
+pub const SHARE_STATES_PER_PARTITION_MAX: usize = 20_000;
+
+/// Share partitions that one core holds open; those that nobody uses are closed after [`SHARE_IDLE_MS`].
+pub const SHARE_PARTITIONS_PER_CORE_MAX: usize = 20_000;
+
+/// A share partition that nobody has used for so long leaves memory, milliseconds; longer than a fetch may wait.
+pub const SHARE_IDLE_MS: i64 = 10 * 60 * 1000;
+
+/// Shortest sleep of a core's timer of record locks, milliseconds: locks that end soon after each other share a look.
+pub const SHARE_TIMER_MS_MIN: i64 = 10;
+
+/// How often states of topics that are gone are looked for, milliseconds.
+pub const SHARE_SWEEP_INTERVAL_MS: i64 = 5 * 60 * 1000;
+
+/// Bytes that one read for a share group asks the log for.
+pub const SHARE_READ_BYTES: usize = 1 << 20;
+
+/// Reads of one share partition in one fetch; more than one where a read finds only what is not for consumers.
+pub const SHARE_READS_PER_FETCH_MAX: usize = 16;
+
+/// Share sessions on one connection; a consumer has one.
+pub const SHARE_SESSIONS_PER_CONNECTION_MAX: usize = 16;
+
+/// Partitions of one share session.
+pub const SHARE_SESSION_PARTITIONS_MAX: usize = 10_000;

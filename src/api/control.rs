@@ -118,7 +118,7 @@ pub(crate) fn is_internal(topic: &Topic) -> bool {
 
 /// As [`is_internal`], for a topic that may not be there yet.
 pub(crate) fn is_internal_name(name: &str) -> bool {
-    name == InternalTopic::ConsumerOffsets.name() || name == InternalTopic::TransactionState.name()
+    InternalTopic::is_name(name)
 }
 
 /// Checks that `more` partitions may be created, after `planned` ones of the same request.

@@ -32,6 +32,8 @@ pub const FEATURES: &[Feature] = &[
     Feature { name: "group.version", min: 0, max: 1 },
     // 3.3-IV3 to 4.1-IV1, the range of Kafka 4.1.
     Feature { name: "metadata.version", min: 7, max: 27 },
+    // 1: share groups (KIP-932).
+    Feature { name: "share.version", min: 0, max: 1 },
     // 1: flexible records; 2: an epoch for each transaction (KIP-890). Clients choose by the level.
     Feature { name: "transaction.version", min: 0, max: 2 },
 ];

@@ -1,4 +1,5 @@
-//! FindCoordinator (key 10, versions 0 to 6): who coordinates a group or a transaction — on one node, it.
+//! FindCoordinator (key 10, versions 0 to 6): who coordinates a group, a transaction or the state of a share
+//! partition — on one node, it.
 //!
 //! Owner: the connection's core. Invariant: the internal topic behind an answer exists, so that what the client asks
 //! next is served. Must not: tell clients about cores; the node finds the right one by itself.
@@ -17,15 +18,28 @@ const BATCHED_SINCE: i16 = 4;
 
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
+/// The state of a share partition (KIP-932).
+const SHARE: i8 = 2;
 
 /// Makes the internal topic that the coordinators asked for live beside; false if that failed.
 pub(super) async fn prepare(shard: &Shard, request: &FindCoordinatorRequest) -> bool {
     let topic = match request.key_type {
         GROUP => InternalTopic::ConsumerOffsets,
         TRANSACTION => InternalTopic::TransactionState,
+        SHARE => InternalTopic::ShareGroupState,
         _ => return true,
     };
     topic.ensure(shard).await.is_ok()
+}
+
+/// Whether a key names a share partition: group, topic id and partition, with colons between.
+fn is_share_key(key: &str) -> bool {
+    let mut parts = key.rsplitn(3, ':');
+    let partition = parts.next().and_then(|text| text.parse::<i32>().ok());
+    let topic_id = parts.next().is_some_and(|text| text.len() == 22);
+    partition.is_some_and(|index| index >= 0)
+        && topic_id
+        && parts.next().is_some_and(|group| !group.is_empty())
 }
 
 fn coordinator(node: &NodeInfo, key: &StrBytes, key_type: i8, ready: bool) -> Coordinator {
@@ -37,8 +51,11 @@ fn coordinator(node: &NodeInfo, key: &StrBytes, key_type: i8, ready: bool) -> Co
             .with_error_code(error.code())
             .with_error_message(Some(text(why)))
     };
-    if !matches!(key_type, GROUP | TRANSACTION) {
+    if !matches!(key_type, GROUP | TRANSACTION | SHARE) {
         return refused(ResponseError::InvalidRequest, "unknown key type");
+    }
+    if key_type == SHARE && !is_share_key(key) {
+        return refused(ResponseError::InvalidRequest, "the key is not group:topic id:partition");
     }
     if key.is_empty() {
         return refused(ResponseError::InvalidGroupId, "the key is empty");

@@ -2,7 +2,8 @@
 //! (and in `partition::append`, which words its own refusals).
 //!
 //! Owner: the core of the connection; control-plane handlers are pure functions over a catalog snapshot.
-//! Produce and Fetch are decoded by `wire`; everything else by `kafka-protocol`, behind `wire::gate`.
+//! Produce, Fetch and the share group's fetches are decoded by `wire`; everything else by `kafka-protocol`, behind
+//! `wire::gate`.
 //! Must not: do I/O.
 
 mod add_partitions_to_txn;
@@ -35,6 +36,7 @@ pub mod metadata;
 mod offset_for_leader_epoch;
 pub(crate) mod produce;
 pub mod replicas;
+mod share;
 pub mod telemetry;
 mod throttle;
 mod txn_admission;
@@ -52,7 +54,7 @@ use std::rc::Rc;
 use crate::metrics::{self, Counter};
 use crate::net::{Frame, Outgoing, Reply};
 use crate::shard::{ControlError, Shard};
-use crate::wire::api_table::{self, API_VERSIONS, FETCH, PRODUCE};
+use crate::wire::api_table::{self, API_VERSIONS, FETCH, PRODUCE, SHARE_ACKNOWLEDGE, SHARE_FETCH};
 use crate::wire::header;
 use crate::wire::{RequestHeader, WireError};
 
@@ -66,13 +68,15 @@ pub struct ConnectionContext {
     peer: Option<IpAddr>,
     complained: Cell<bool>,
     throttle: Rc<throttle::Throttle>,
+    share_sessions: Rc<share::ShareSessions>,
 }
 
 impl ConnectionContext {
     /// The context of a new connection.
     pub fn new(shard: Rc<Shard>, listener: usize, peer: Option<IpAddr>) -> ConnectionContext {
         let throttle = Default::default();
-        ConnectionContext { shard, listener, peer, complained: Cell::new(false), throttle }
+        let share_sessions = Rc::new(share::ShareSessions::new(shard.clone()));
+        ConnectionContext { shard, listener, peer, complained: Cell::new(false), throttle, share_sessions }
     }
 
     /// For how long a quota forbids to read the connection, milliseconds.
@@ -172,6 +176,14 @@ async fn handle_call(
             let client = client_of(context, frame.bytes());
             drained().await;
             groups::handle(context, call, client, &frame.bytes()[header_size..]).await
+        }
+        SHARE_FETCH | SHARE_ACKNOWLEDGE if api_table::is_supported(call.api_key, call.version) => {
+            share::handle_session(context, call, &frame.bytes()[header_size..])
+        }
+        key if share::serves(key) && api_table::is_supported(key, call.version) => {
+            let client = client_of(context, frame.bytes());
+            drained().await;
+            share::handle(context, call, client, &frame.bytes()[header_size..]).await
         }
         _ => {
             drained().await;

@@ -38,6 +38,8 @@ const THROTTLE_FIRST_SINCE: &[(i16, i16)] = &[
     (CONSUMER_GROUP_HEARTBEAT, 0), (CONSUMER_GROUP_DESCRIBE, 0),
     (DELETE_RECORDS, 0), (ADD_PARTITIONS_TO_TXN, 0), (ADD_OFFSETS_TO_TXN, 0), (END_TXN, 0), (TXN_OFFSET_COMMIT, 0),
     (DESCRIBE_PRODUCERS, 0), (DESCRIBE_TRANSACTIONS, 0), (LIST_TRANSACTIONS, 0),
+    (SHARE_GROUP_HEARTBEAT, 1), (SHARE_GROUP_DESCRIBE, 1), (SHARE_FETCH, 1), (SHARE_ACKNOWLEDGE, 1),
+    (DESCRIBE_SHARE_GROUP_OFFSETS, 0), (ALTER_SHARE_GROUP_OFFSETS, 0), (DELETE_SHARE_GROUP_OFFSETS, 0),
 ];
 
 /// What a connection knows of its client's quotas.
@@ -126,7 +128,7 @@ async fn charge(
 ) -> Outgoing {
     let bytes = match call.api_key {
         PRODUCE => limits.produce.as_ref().map(|limit| (limit, request_bytes as f64)),
-        FETCH => limits.fetch.as_ref().map(|limit| (limit, response_bytes(&outgoing) as f64)),
+        FETCH | SHARE_FETCH => limits.fetch.as_ref().map(|limit| (limit, response_bytes(&outgoing) as f64)),
         _ => None,
     };
     let time = limits.request.as_ref().map(|limit| (limit, spent.as_secs_f64() * 100.0));

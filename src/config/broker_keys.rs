@@ -6,7 +6,7 @@
 
 use super::group_keys::GROUP_KEYS;
 use super::keys::{KeySpec, Kind, Scope, Support};
-use super::txn_keys::TXN_KEYS;
+use super::{share_keys::SHARE_KEYS, txn_keys::TXN_KEYS};
 
 const I32_MAX: i64 = i32::MAX as i64;
 /// The smallest memory budget, in bytes.
@@ -32,7 +32,8 @@ pub(crate) fn is_accepted_without_effect(name: &str) -> bool {
         "group.streams.",
         "share.coordinator.",
     ];
-    ACCEPTED_WITHOUT_EFFECT.binary_search(&name).is_ok() || PREFIXES.iter().any(|p| name.starts_with(p))
+    ACCEPTED_WITHOUT_EFFECT.binary_search(&name).is_ok()
+        || broker_key(name).is_none() && PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
 /// A key of the broker that has a default, no other name, and an effect.
@@ -45,7 +46,9 @@ const fn broker(name: &'static str, kind: Kind, default: &'static str, doc: &'st
 pub const BROKER_KEYS: &[KeySpec] =
     &joined::<{ GENERAL_KEYS.len() + COORDINATOR_KEYS.len() }>(GENERAL_KEYS, COORDINATOR_KEYS);
 
-const COORDINATOR_KEYS: &[KeySpec] = &joined::<{ GROUP_KEYS.len() + TXN_KEYS.len() }>(&GROUP_KEYS, &TXN_KEYS);
+const COORDINATOR_KEYS: &[KeySpec] =
+    &joined::<{ GROUP_KEYS.len() + LATER_KEYS.len() }>(&GROUP_KEYS, LATER_KEYS);
+const LATER_KEYS: &[KeySpec] = &joined::<{ TXN_KEYS.len() + SHARE_KEYS.len() }>(&TXN_KEYS, &SHARE_KEYS);
 
 /// Two tables as one, at compile time.
 const fn joined<const N: usize>(first: &[KeySpec], second: &[KeySpec]) -> [KeySpec; N] {

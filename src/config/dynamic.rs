@@ -133,6 +133,13 @@ pub const GROUP_KEYS: &[KeySpec] = &[
         Scope::Group,
     ),
     stored(
+        "share.delivery.count.limit",
+        Kind::Int(2, 10),
+        "5",
+        "How often a record is delivered to a share group before it is given up.",
+        Scope::Group,
+    ),
+    stored(
         "share.heartbeat.interval.ms",
         Kind::Int(1, I32_MAX),
         "5000",
@@ -144,6 +151,13 @@ pub const GROUP_KEYS: &[KeySpec] = &[
         Kind::Choice(&["read_uncommitted", "read_committed"]),
         "read_uncommitted",
         "Whether a share group sees records of transactions that are not committed.",
+        Scope::Group,
+    ),
+    stored(
+        "share.partition.max.record.locks",
+        Kind::Int(100, 10_000),
+        "2000",
+        "The most records of a partition that a share group may have in flight.",
         Scope::Group,
     ),
     stored(

@@ -5,6 +5,7 @@
 //! the topics that coordinators write.
 
 use super::keys::{KeySpec, Kind, Scope, Support};
+use super::share_keys::ShareConfig;
 
 const I32_MAX: i64 = i32::MAX as i64;
 /// Most partitions of an internal topic.
@@ -23,7 +24,7 @@ pub(super) const GROUP_KEYS: [KeySpec; 23] = [
         "group.coordinator.rebalance.protocols",
         Kind::List(&["classic", "consumer", "share", "streams"]),
         "classic,consumer",
-        "The group protocols that are served.",
+        "The group protocols that are served; share groups follow the feature share.version instead.",
     ),
     key(
         "group.min.session.timeout.ms",
@@ -168,6 +169,8 @@ pub struct MigrationPolicy {
 pub struct GroupConfig {
     /// Whether KIP-848 groups are served.
     pub consumer_protocol: bool,
+    /// Share groups.
+    pub share: ShareConfig,
     /// Bounds of a classic member's session time-out, milliseconds.
     pub session_timeout_ms: (i32, i32),
     /// `group.initial.rebalance.delay.ms`.
@@ -216,6 +219,7 @@ impl GroupConfig {
         let policy = policy.trim();
         GroupConfig {
             consumer_protocol: list("group.coordinator.rebalance.protocols").iter().any(|p| p == "consumer"),
+            share: ShareConfig::read(&text),
             session_timeout_ms: (int("group.min.session.timeout.ms"), int("group.max.session.timeout.ms")),
             initial_rebalance_delay_ms: int("group.initial.rebalance.delay.ms"),
             size_max: long("group.max.size") as usize,

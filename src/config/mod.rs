@@ -16,6 +16,7 @@ mod machine;
 mod properties;
 mod render;
 mod settings;
+mod share_keys;
 mod topic;
 mod topic_keys;
 mod txn_keys;
@@ -29,6 +30,7 @@ pub use keys::{KeySpec, Kind, Scope, Support};
 pub use properties::parse_properties;
 pub use render::{Format, render};
 pub use settings::{ConfigError, ConfigSources, LoadedConfig, Settings, Source, Synonym, load};
+pub use share_keys::ShareConfig;
 pub use topic::{
     CleanupPolicy, Compression, TopicConfig, topic_value, validate_topic_config, validate_topic_configs,
 };

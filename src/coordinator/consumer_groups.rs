@@ -100,6 +100,7 @@ impl GroupPartition {
                     let next = self.upgraded(name, classic, catalog).ok_or(GroupError::GroupNotFound)?;
                     held.kind = Kind::Consumer(next);
                 }
+                Kind::Share(_) => return Err(GroupError::GroupNotFound),
             }
         }
         Ok(group)

@@ -46,7 +46,7 @@ impl ConsumerImage {
             Key::CurrentMember(_, id) => {
                 put(&mut self.current, id, value.map(CurrentRecord::decode).transpose()?)
             }
-            Key::Offset { .. } | Key::Group(_) | Key::Unknown(_) => {}
+            _ => {}
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ use super::error::GroupError;
 use super::offsets::Offsets;
 use super::parked::park;
 use super::records::Key;
+use super::share_group::ShareGroup;
 use super::state_log::{LogRecord, StateLog, StateLogError};
 use super::{Home, InternalTopic};
 use crate::catalog::Catalog;
@@ -48,11 +49,12 @@ pub(super) enum Phase {
     Failed,
 }
 
-/// The two protocols.
+/// The three protocols.
 #[derive(Debug)]
 pub(super) enum Kind {
     Classic(ClassicGroup),
     Consumer(ConsumerGroup),
+    Share(ShareGroup),
 }
 
 /// One group.
@@ -75,6 +77,7 @@ impl Group {
         match &self.kind {
             Kind::Classic(group) => group.next_deadline_ms(),
             Kind::Consumer(group) => group.next_deadline_ms(),
+            Kind::Share(group) => group.next_deadline_ms(),
         }
     }
 
@@ -82,7 +85,7 @@ impl Group {
     pub(super) fn classic(&mut self) -> Option<&mut ClassicGroup> {
         match &mut self.kind {
             Kind::Classic(group) => Some(group),
-            Kind::Consumer(_) => None,
+            Kind::Consumer(_) | Kind::Share(_) => None,
         }
     }
 }
@@ -273,6 +276,7 @@ impl GroupPartition {
         match &mut group.borrow_mut().kind {
             Kind::Classic(classic) => classic.sync(request, answer, now_ms),
             Kind::Consumer(consumer) => answer.answer(consumer.sync_classic(&request, &catalog, now_ms)),
+            Kind::Share(_) => answer.refuse(GroupError::UnknownMember),
         }
         self.settle(name, &group);
         pending.wait().await
@@ -286,6 +290,7 @@ impl GroupPartition {
         match &mut group.borrow_mut().kind {
             Kind::Classic(classic) => classic.heartbeat(member, now_ms),
             Kind::Consumer(consumer) => consumer.heartbeat_classic(member, now_ms),
+            Kind::Share(_) => Err(GroupError::UnknownMember),
         }
     }
 
@@ -329,7 +334,7 @@ impl GroupPartition {
                 classic.record(Some(assignments)).encode()
             }
             (Kind::Classic(classic), _) => classic.record(None).encode(),
-            (Kind::Consumer(_), _) => return,
+            (Kind::Consumer(_) | Kind::Share(_), _) => return,
         };
         let record = LogRecord { key: Key::Group(name).encode(), value: Some(value) };
         let submitted = self.log.submit(vec![record], None);
@@ -384,6 +389,7 @@ impl GroupPartition {
             };
             if ticked.is_none() {
                 self.tick_consumer_group(&name, &group, now_ms);
+                self.tick_share_group(&name, &group, now_ms);
             }
             self.settle(&name, &group);
         }
@@ -401,7 +407,7 @@ impl GroupPartition {
                         && group.offsets.is_empty()
                         && group.commits_in_flight == 0
                 }
-                Kind::Consumer(_) => false,
+                Kind::Consumer(_) | Kind::Share(_) => false,
             }
         };
         if unused && self.groups.borrow().get(name).is_some_and(|known| Rc::ptr_eq(known, group)) {

@@ -14,6 +14,7 @@ use super::consumer_image::ConsumerImage;
 use super::groups::{Group, GroupPartition, Kind, Phase};
 use super::offsets::{Entry, Offsets};
 use super::records::{Committed, GroupRecord, Key};
+use super::share_group::ShareImage;
 use super::state_log::{RecordProducer, Replayed};
 use crate::rt;
 
@@ -22,6 +23,7 @@ use crate::rt;
 struct Image {
     classic: Option<GroupRecord>,
     consumer: Option<ConsumerImage>,
+    share: Option<ShareImage>,
     offsets: Offsets,
 }
 
@@ -71,11 +73,14 @@ impl GroupPartition {
         let timeout_ms = rules.consumer_session_timeout_ms;
         *self.pending.borrow_mut() = loader.pending;
         for (name, image) in loader.groups {
-            let kind = match (image.consumer, image.classic) {
-                (Some(consumer), _) if consumer.exists() => {
+            let kind = match (image.consumer, image.share, image.classic) {
+                (Some(consumer), _, _) if consumer.exists() => {
                     Kind::Consumer(consumer.into_group(assignor, timeout_ms, now_ms))
                 }
-                (_, Some(record)) => Kind::Classic(ClassicGroup::restore(self.rules(), record, now_ms)),
+                (_, Some(share), _) if share.exists() => {
+                    Kind::Share(share.into_group(rules.share.session_timeout_ms, now_ms))
+                }
+                (_, _, Some(record)) => Kind::Classic(ClassicGroup::restore(self.rules(), record, now_ms)),
                 _ if image.offsets.is_empty() => continue,
                 // Offsets alone: when the last member left is not known.
                 _ => Kind::Classic(ClassicGroup::new(self.rules(), -1)),
@@ -117,6 +122,7 @@ impl Loader {
             image.classic.is_none()
                 && image.offsets.is_empty()
                 && image.consumer.as_ref().is_none_or(|c| c.is_gone())
+                && image.share.as_ref().is_none_or(ShareImage::is_gone)
         };
         if self.groups.get(name).is_some_and(gone) {
             self.groups.remove(name);
@@ -163,6 +169,15 @@ impl Loader {
             | Key::CurrentMember(group, _)) => {
                 let consumer = self.image(group).1.consumer.get_or_insert_default();
                 consumer.take(key, value).ok()?;
+            }
+            key @ (Key::ShareGroup(group)
+            | Key::ShareMember(group, _)
+            | Key::ShareTarget(group)
+            | Key::ShareTargetMember(group, _)
+            | Key::ShareCurrentMember(group, _)
+            | Key::ShareTopics(group)) => {
+                let share = self.image(group).1.share.get_or_insert_default();
+                share.take(key, value).ok()?;
             }
         }
         Some(())

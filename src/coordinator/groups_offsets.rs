@@ -62,7 +62,7 @@ pub struct GroupOverview {
     pub protocol_type: String,
     /// State, as clients name it.
     pub state: &'static str,
-    /// `classic` or `consumer`.
+    /// `classic`, `consumer` or `share`.
     pub kind: &'static str,
 }
 
@@ -106,6 +106,8 @@ impl Group {
         match &mut self.kind {
             Kind::Classic(classic) => classic.check_commit(member, transactional, now_ms),
             Kind::Consumer(consumer) => consumer.check_commit(member, transactional),
+            // It has no offsets of that kind.
+            Kind::Share(_) => Err(GroupError::GroupNotFound),
         }
     }
 }
@@ -355,6 +357,7 @@ impl GroupPartition {
                     "classic",
                 ),
                 Kind::Consumer(consumer) => ("consumer".to_owned(), consumer.state_name(), "consumer"),
+                Kind::Share(share) => ("share".to_owned(), share.state_name(), "share"),
             };
             GroupOverview { name: name.to_string(), protocol_type, state, kind }
         };
@@ -366,7 +369,7 @@ impl GroupPartition {
         let group = self.find(name).ok_or(GroupError::GroupNotFound)?;
         match &group.borrow().kind {
             Kind::Classic(classic) => Ok(describe_classic(classic)),
-            Kind::Consumer(_) => Err(GroupError::GroupNotFound),
+            Kind::Consumer(_) | Kind::Share(_) => Err(GroupError::GroupNotFound),
         }
     }
 
@@ -375,7 +378,7 @@ impl GroupPartition {
         let group = self.find(name).ok_or(GroupError::GroupNotFound)?;
         match &group.borrow().kind {
             Kind::Consumer(consumer) => Ok(consumer.describe()),
-            Kind::Classic(_) => Err(GroupError::GroupNotFound),
+            Kind::Classic(_) | Kind::Share(_) => Err(GroupError::GroupNotFound),
         }
     }
 }
@@ -404,6 +407,7 @@ impl Group {
         match &self.kind {
             Kind::Classic(classic) => classic.state() == State::Empty && classic.is_vacant(),
             Kind::Consumer(consumer) => consumer.is_empty(),
+            Kind::Share(share) => share.is_empty(),
         }
     }
 
@@ -411,6 +415,7 @@ impl Group {
     fn subscribed_topics(&self) -> Result<Vec<String>, GroupError> {
         match &self.kind {
             Kind::Consumer(consumer) => Ok(consumer.subscribed_topics()),
+            Kind::Share(_) => Err(GroupError::GroupNotFound),
             Kind::Classic(_) if self.is_empty() => Ok(Vec::new()),
             Kind::Classic(classic) => match classic.subscribed_topics() {
                 Some(topics) => Ok(topics.into_iter().collect()),
@@ -442,7 +447,9 @@ impl Group {
 
     /// Whether the group may be forgotten once it has no offsets.
     fn may_end(&self) -> bool {
-        self.is_empty() && self.commits_in_flight == 0 && !self.offsets.has_pending()
+        // A share group's offsets do not expire, and are not here.
+        let lasts = matches!(self.kind, Kind::Share(_));
+        !lasts && self.is_empty() && self.commits_in_flight == 0 && !self.offsets.has_pending()
     }
 
     /// Keys of all records that describe the group itself.
@@ -451,6 +458,7 @@ impl Group {
             Kind::Classic(classic) if classic.protocol_type().is_none() => Vec::new(),
             Kind::Classic(_) => vec![Key::Group(name).encode()],
             Kind::Consumer(consumer) => consumer.record_keys(name),
+            Kind::Share(share) => share.record_keys(name),
         }
     }
 }

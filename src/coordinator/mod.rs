@@ -1,6 +1,6 @@
-//! Coordinators: who is in a consumer group and what it has committed, and which transactions are open. Each lives
-//! beside a partition of an internal topic, on the core that owns it, and keeps in that partition what it must not
-//! forget.
+//! Coordinators: who is in a group and what it has committed or acknowledged, and which transactions are open. Each
+//! lives beside a partition of an internal topic, on the core that owns it, and keeps in that partition what it must
+//! not forget; what a share group does with a partition lives beside that partition.
 //!
 //! Owner: the core that owns the internal partition; other cores come through the mesh ([`home_of`] says where).
 //! Invariants: an internal topic is made on demand by the control thread, and its number of partitions never
@@ -24,6 +24,13 @@ pub mod offsets;
 mod parked;
 pub mod producer_ids;
 pub mod records;
+pub mod share_group;
+pub mod share_groups;
+pub mod share_partition;
+pub mod share_read;
+pub mod share_records;
+pub mod share_store;
+pub mod share_window;
 pub mod state_log;
 mod txn;
 pub mod txn_api;
@@ -49,6 +56,10 @@ pub struct Coordinators {
     pub groups: groups::Groups,
     /// Transactional ids.
     pub transactions: txn::Transactions,
+    /// What share groups do with this core's partitions.
+    pub share_partitions: share_partition::SharePartitions,
+    /// What share groups must not forget.
+    pub share_states: share_store::ShareStates,
 }
 
 /// A topic of the broker's own.
@@ -58,6 +69,8 @@ pub enum InternalTopic {
     ConsumerOffsets,
     /// `__transaction_state`: transactional ids.
     TransactionState,
+    /// `__share_group_state`: how far share groups are.
+    ShareGroupState,
 }
 
 /// Where the coordinator of a name lives.
@@ -77,7 +90,14 @@ impl InternalTopic {
         match self {
             InternalTopic::ConsumerOffsets => "__consumer_offsets",
             InternalTopic::TransactionState => "__transaction_state",
+            InternalTopic::ShareGroupState => "__share_group_state",
         }
+    }
+
+    /// Whether a topic of this name is the broker's own.
+    pub fn is_name(name: &str) -> bool {
+        let all = [Self::ConsumerOffsets, Self::TransactionState, Self::ShareGroupState];
+        all.iter().any(|topic| topic.name() == name)
     }
 
     /// The topic, if it was made already.
@@ -92,6 +112,9 @@ impl InternalTopic {
             }
             InternalTopic::TransactionState => {
                 (config.groups.transactions_partition_count, config.groups.transactions_segment_bytes)
+            }
+            InternalTopic::ShareGroupState => {
+                (config.groups.share.state_partition_count, config.groups.share.state_segment_bytes)
             }
         };
         let configs = BTreeMap::from([
@@ -147,7 +170,9 @@ pub async fn home_of(shard: &Shard, topic: InternalTopic, name: &str) -> Result<
 
 /// Starts what the coordinators of this core do by themselves: loading after a start, time-outs.
 pub async fn serve(shard: Rc<Shard>) {
-    futures_lite::future::zip(groups::serve(shard.clone()), txn_api::serve(shard)).await;
+    let shares = share_partition::serve(shard.clone());
+    let groups = futures_lite::future::zip(groups::serve(shard.clone()), shares);
+    futures_lite::future::zip(groups, txn_api::serve(shard)).await;
 }
 
 #[cfg(test)]

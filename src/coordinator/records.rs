@@ -2,8 +2,9 @@
 //! of their own.
 //!
 //! Owner: nobody; pure. Spec: the message definitions of Apache Kafka's group coordinator (OffsetCommitKey/Value,
-//! GroupMetadataKey/Value and the ConsumerGroup* ones of KIP-848). Invariants: what is written here
-//! `kafka-dump-log --offsets-decoder` reads; what is read here may come from any Kafka since 0.11.
+//! GroupMetadataKey/Value, the ConsumerGroup* ones of KIP-848, the keys of the ShareGroup* ones of KIP-932).
+//! Invariants: what is written here `kafka-dump-log --offsets-decoder` reads; what is read here may come from any
+//! Kafka since 0.11.
 //! It must not decide what a record means for a group.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +42,18 @@ pub enum Key<'a> {
     TargetMember(&'a str, &'a str),
     /// What a member has.
     CurrentMember(&'a str, &'a str),
+    /// A member of a share group (KIP-932) and what it subscribes to.
+    ShareMember(&'a str, &'a str),
+    /// The epoch of a share group.
+    ShareGroup(&'a str),
+    /// The epoch of a share group's assignment.
+    ShareTarget(&'a str),
+    /// What a member of a share group is to get.
+    ShareTargetMember(&'a str, &'a str),
+    /// What a member of a share group has.
+    ShareCurrentMember(&'a str, &'a str),
+    /// The topics of which a share group keeps a state.
+    ShareTopics(&'a str),
     /// Something of a version that is not known here.
     Unknown(i16),
 }
@@ -55,6 +68,12 @@ impl<'a> Key<'a> {
             Key::Target(_) => 6,
             Key::TargetMember(..) => 7,
             Key::CurrentMember(..) => 8,
+            Key::ShareMember(..) => 10,
+            Key::ShareGroup(_) => 11,
+            Key::ShareTarget(_) => 12,
+            Key::ShareTargetMember(..) => 13,
+            Key::ShareCurrentMember(..) => 14,
+            Key::ShareTopics(_) => 15,
             Key::Unknown(version) => version,
         }
     }
@@ -68,7 +87,13 @@ impl<'a> Key<'a> {
             | Key::Member(group, _)
             | Key::Target(group)
             | Key::TargetMember(group, _)
-            | Key::CurrentMember(group, _) => Some(group),
+            | Key::CurrentMember(group, _)
+            | Key::ShareMember(group, _)
+            | Key::ShareGroup(group)
+            | Key::ShareTarget(group)
+            | Key::ShareTargetMember(group, _)
+            | Key::ShareCurrentMember(group, _)
+            | Key::ShareTopics(group) => Some(group),
             Key::Unknown(_) => None,
         }
     }
@@ -84,10 +109,18 @@ impl<'a> Key<'a> {
                 out.string(false, topic);
                 out.i32(partition);
             }
-            Key::Group(group) | Key::ConsumerGroup(group) | Key::Target(group) => out.string(false, group),
+            Key::Group(group)
+            | Key::ConsumerGroup(group)
+            | Key::Target(group)
+            | Key::ShareGroup(group)
+            | Key::ShareTarget(group)
+            | Key::ShareTopics(group) => out.string(false, group),
             Key::Member(group, member)
             | Key::TargetMember(group, member)
-            | Key::CurrentMember(group, member) => {
+            | Key::CurrentMember(group, member)
+            | Key::ShareMember(group, member)
+            | Key::ShareTargetMember(group, member)
+            | Key::ShareCurrentMember(group, member) => {
                 out.string(false, group);
                 out.string(false, member);
             }
@@ -111,6 +144,12 @@ impl<'a> Key<'a> {
             6 => Key::Target(input.string(false)?),
             7 => Key::TargetMember(input.string(false)?, input.string(false)?),
             8 => Key::CurrentMember(input.string(false)?, input.string(false)?),
+            10 => Key::ShareMember(input.string(false)?, input.string(false)?),
+            11 => Key::ShareGroup(input.string(false)?),
+            12 => Key::ShareTarget(input.string(false)?),
+            13 => Key::ShareTargetMember(input.string(false)?, input.string(false)?),
+            14 => Key::ShareCurrentMember(input.string(false)?, input.string(false)?),
+            15 => Key::ShareTopics(input.string(false)?),
             version => Key::Unknown(version),
         })
     }
@@ -413,7 +452,7 @@ impl ClassicSubscription {
     }
 }
 
-fn write_partitions(out: &mut Writer<'_>, partitions: &Partitions) {
+pub(super) fn write_partitions(out: &mut Writer<'_>, partitions: &Partitions) {
     out.len(true, Some(partitions.len()));
     for (topic, indexes) in partitions {
         out.uuid(*topic);
@@ -423,7 +462,7 @@ fn write_partitions(out: &mut Writer<'_>, partitions: &Partitions) {
     }
 }
 
-fn read_partitions(input: &mut Reader<'_>) -> Result<Partitions, WireError> {
+pub(super) fn read_partitions(input: &mut Reader<'_>) -> Result<Partitions, WireError> {
     let mut partitions = Partitions::new();
     for _ in 0..input.array_len(true, 18)? {
         let topic = input.uuid()?;
@@ -512,6 +551,12 @@ mod tests {
             Key::Target("g"),
             Key::TargetMember("g", "m"),
             Key::CurrentMember("g", "m"),
+            Key::ShareMember("g", "m"),
+            Key::ShareGroup("g"),
+            Key::ShareTarget("g"),
+            Key::ShareTargetMember("g", "m"),
+            Key::ShareCurrentMember("g", "m"),
+            Key::ShareTopics("g"),
         ];
         for key in keys {
             let bytes = key.encode();

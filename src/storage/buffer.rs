@@ -133,6 +133,11 @@ impl Slice {
         self.len
     }
 
+    /// Gives up what lies behind the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     /// Whether the slice is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0

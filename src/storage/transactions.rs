@@ -171,13 +171,19 @@ impl Transactions {
         self.open.first_key_value().map(|(first, open)| (*first, open.position))
     }
 
-    /// Aborted transactions with records in `[from, to)`.
+    /// Aborted transactions with records in `[from, to)`: producer id and first offset.
     fn aborted_in(&self, from: i64, to: i64) -> Vec<(i64, i64)> {
+        let all = self.aborted_whole_in(from, to);
+        all.into_iter().map(|aborted| (aborted.producer_id, aborted.first_offset)).collect()
+    }
+
+    /// The same with all that is known of them.
+    fn aborted_whole_in(&self, from: i64, to: i64) -> Vec<AbortedTransaction> {
         let mut found = Vec::new();
         let at = self.aborted.partition_point(|aborted| aborted.last_offset < from);
         for aborted in self.aborted.range(at..) {
             if aborted.first_offset < to {
-                found.push((aborted.producer_id, aborted.first_offset));
+                found.push(*aborted);
             }
             if aborted.stable_offset >= to {
                 break;
@@ -312,6 +318,15 @@ impl Log {
             return Vec::new();
         }
         state.transactions.aborted_in(offset, state.offset_bound(end_position))
+    }
+
+    /// The same with the offsets of their markers, for those who judge batches by themselves.
+    pub fn aborted_transactions_among(&self, offset: i64, end_position: u64) -> Vec<AbortedTransaction> {
+        let state = self.state.borrow();
+        if state.transactions.aborted.is_empty() {
+            return Vec::new();
+        }
+        state.transactions.aborted_whole_in(offset, state.offset_bound(end_position))
     }
 
     /// All producers that the log remembers.

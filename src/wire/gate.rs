@@ -216,7 +216,11 @@ fn schema(api_key: i16) -> Option<&'static [Field]> {
         CREATE_PARTITIONS => CREATE_PARTITIONS_REQUEST,
         DESCRIBE_CLUSTER => DESCRIBE_CLUSTER_REQUEST,
         DESCRIBE_TOPIC_PARTITIONS => TOPIC_PARTITIONS_REQUEST,
-        _ => return gate_admin::schema(api_key).or_else(|| super::gate_groups::schema(api_key)),
+        _ => {
+            let groups =
+                || super::gate_groups::schema(api_key).or_else(|| super::gate_share::schema(api_key));
+            return gate_admin::schema(api_key).or_else(groups);
+        }
     })
 }
 
@@ -436,7 +440,7 @@ mod tests {
     #[test]
     fn every_api_has_a_schema_or_a_decoder_of_its_own() {
         for range in SUPPORTED {
-            let by_hand = [PRODUCE, FETCH].contains(&range.key);
+            let by_hand = [PRODUCE, FETCH, SHARE_FETCH, SHARE_ACKNOWLEDGE].contains(&range.key);
             assert_eq!(schema(range.key).is_none(), by_hand, "{}", range.name);
         }
         let refused = |api_key, version| check(api_key, version, &[]);

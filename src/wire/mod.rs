@@ -18,6 +18,7 @@ pub mod fetch;
 pub mod gate;
 mod gate_admin;
 mod gate_groups;
+mod gate_share;
 pub mod header;
 pub mod primitives;
 pub mod produce;
@@ -25,6 +26,7 @@ pub mod recompress;
 pub mod record_batch;
 pub mod record_fields;
 pub mod records;
+pub mod share;
 
 pub use api_table::{ApiRange, SUPPORTED};
 pub use header::RequestHeader;

@@ -1,4 +1,5 @@
-//! DeleteGroups (key 42, versions 0 to 2): groups without members, and their offsets.
+//! DeleteGroups (key 42, versions 0 to 2): groups without members, and their offsets; share groups
+//! and all they have done.
 //!
 //! Owner: the connection's core. Must not: delete a group that somebody is in.
 
@@ -14,8 +15,13 @@ pub(super) async fn respond(shard: &Rc<Shard>, request: DeleteGroupsRequest) -> 
     let mut results = Vec::with_capacity(request.groups_names.len());
     for id in request.groups_names {
         let name = id.to_string();
-        let outcome = on_coordinator(shard, &id, move |partition, _| {
-            Box::pin(async move { partition.delete_group(&name).await })
+        let outcome = on_coordinator(shard, &id, move |partition, owner| {
+            Box::pin(async move {
+                match partition.is_share(&name) {
+                    true => partition.delete_share_group(&owner, &name).await,
+                    false => partition.delete_group(&name).await,
+                }
+            })
         });
         let code = code_of(&outcome.await.unwrap_or_else(Err));
         results.push(DeletableGroupResult::default().with_group_id(id).with_error_code(code));

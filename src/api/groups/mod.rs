@@ -33,7 +33,7 @@ use crate::wire::api_table;
 
 /// READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS as bits: what everybody may do with a group while there
 /// is no authoriser.
-const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
+pub(in crate::api) const GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 /// Whether this module answers the API.
 pub(super) fn serves(api_key: i16) -> bool {
@@ -98,7 +98,7 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, client: Clie
 }
 
 /// Does something with the coordinator of `group`, on its core.
-pub(super) async fn on_coordinator<R: Send + 'static>(
+pub(in crate::api) async fn on_coordinator<R: Send + 'static>(
     shard: &Rc<Shard>,
     group: &str,
     work: impl FnOnce(Rc<GroupPartition>, Rc<Shard>) -> LocalFuture<R> + Send + 'static,
@@ -117,7 +117,7 @@ pub(super) async fn on_coordinator<R: Send + 'static>(
 }
 
 /// Kafka's code for a refusal.
-pub(super) fn code(error: GroupError) -> i16 {
+pub(in crate::api) fn code(error: GroupError) -> i16 {
     let error = match error {
         GroupError::Loading => ResponseError::CoordinatorLoadInProgress,
         GroupError::NotAvailable | GroupError::Storage => ResponseError::CoordinatorNotAvailable,

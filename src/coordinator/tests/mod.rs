@@ -2,6 +2,7 @@
 
 mod classic;
 mod consumer;
+mod share_group;
 
 use crate::coordinator::partition_of;
 

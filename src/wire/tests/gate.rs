@@ -264,11 +264,16 @@ fn transactional(api_key: i16, version: i16) -> Vec<u8> {
 
 #[path = "gate_groups.rs"]
 mod group_requests;
+#[path = "gate_share.rs"]
+mod share_requests;
+
+/// Decoded by hand, not behind the gate.
+const BY_HAND: [i16; 4] = [PRODUCE, FETCH, SHARE_FETCH, SHARE_ACKNOWLEDGE];
 
 /// A rich request of each API and version behind the gate.
 fn requests() -> Vec<(i16, i16, Vec<u8>)> {
     let mut requests = Vec::new();
-    for range in SUPPORTED.iter().filter(|range| ![PRODUCE, FETCH].contains(&range.key)) {
+    for range in SUPPORTED.iter().filter(|range| !BY_HAND.contains(&range.key)) {
         for version in range.min..=range.max {
             let body = match range.key {
                 LIST_OFFSETS => list_offsets(version),
@@ -286,6 +291,7 @@ fn requests() -> Vec<(i16, i16, Vec<u8>)> {
                 DESCRIBE_CLUSTER => encoded(DescribeClusterRequest::default(), version),
                 DESCRIBE_TOPIC_PARTITIONS => describe_topic_partitions(version),
                 key if group_requests::serves(key) => group_requests::body(key, version),
+                key if share_requests::serves(key) => share_requests::body(key, version),
                 ADD_PARTITIONS_TO_TXN
                 | ADD_OFFSETS_TO_TXN
                 | END_TXN
@@ -306,6 +312,8 @@ fn requests() -> Vec<(i16, i16, Vec<u8>)> {
 fn decode(api_key: i16, version: i16, body: &[u8]) -> Result<usize, String> {
     let mut bytes = Bytes::copy_from_slice(body);
     let api = ApiKey::try_from(api_key).expect("known");
+    // The request is the same in version 1, which the decoder does not know.
+    let version = if api_key == DESCRIBE_SHARE_GROUP_OFFSETS { 0 } else { version };
     macro_rules! decode_as {
         ($($key:ident => $request:ty),* $(,)?) => {
             match api {
@@ -362,6 +370,11 @@ fn decode(api_key: i16, version: i16, body: &[u8]) -> Result<usize, String> {
         OffsetDelete => OffsetDeleteRequest,
         ConsumerGroupHeartbeat => ConsumerGroupHeartbeatRequest,
         ConsumerGroupDescribe => ConsumerGroupDescribeRequest,
+        ShareGroupHeartbeat => ShareGroupHeartbeatRequest,
+        ShareGroupDescribe => ShareGroupDescribeRequest,
+        DescribeShareGroupOffsets => DescribeShareGroupOffsetsRequest,
+        AlterShareGroupOffsets => AlterShareGroupOffsetsRequest,
+        DeleteShareGroupOffsets => DeleteShareGroupOffsetsRequest,
     ];
     result.map(|()| body.len() - bytes.len()).map_err(|error| error.to_string())
 }
