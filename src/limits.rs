@@ -83,6 +83,9 @@ pub const LANDING_BYTES_MAX: usize = 96 << 20;
 /// What a connection that sends large frames reads before it knows where the rest goes, bytes.
 pub const LARGE_FRAME_PEEK_BYTES: usize = 512;
 
+/// Tables of connection counts by address, each with a lock of its own.
+pub const CONNECTION_TABLES: usize = 16;
+
 /// How often a core looks which of its connections have waited too long, and gives read buffers of silent ones back,
 /// milliseconds.
 pub const IDLE_CHECK_MS: u64 = 5_000;

@@ -1,8 +1,7 @@
 //! One listening socket per core (SO_REUSEPORT): the kernel spreads connections over the cores.
 //!
 //! Owner: one core. Invariants: at most `max.connections` over all cores, and `max.connections.per.ip` of one
-//! address, of which each core takes its share; an accept error never ends the
-//! loop; a stop closes the socket. It must not read from connections.
+//! address; an accept error never ends the loop; a stop closes the socket. It must not read from connections.
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -52,7 +51,7 @@ fn admit(shard: &Rc<Shard>, stream: TcpStream, listener: usize, seats: &Rc<Seats
     if shard.is_stopping() {
         return;
     }
-    let address = stream.peer_addr().ok().map(|peer| peer.ip());
+    let address = stream.peer_addr().ok().map(|peer| peer.ip().to_canonical());
     if !shard.admit_connection(address) {
         metrics::add(Counter::ConnectionsRefused, 1);
         if shard.may_complain() {

@@ -19,6 +19,7 @@ pub mod gate;
 mod gate_admin;
 mod gate_groups;
 pub mod header;
+pub mod newer;
 pub mod primitives;
 pub mod produce;
 pub mod recompress;
