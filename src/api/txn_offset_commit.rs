@@ -1,4 +1,5 @@
-//! TxnOffsetCommit (key 28, versions 0 to 6, the last by topic ids): offsets of a group that count if a transaction commits.
+//! TxnOffsetCommit (key 28, versions 0 to 6, the last by topic ids): offsets of a group that count if a
+//! transaction commits.
 //!
 //! Owner: the connection's core; the group's coordinator stores them. Spec: KIP-98, KIP-447 (fencing by member and
 //! generation, version 3), KIP-890 (from version 5 on the commit makes the group part of the transaction).

@@ -1,8 +1,8 @@
 //! `ringlog consume`: records of a topic to the standard output, with the flags of Kafka's `kafka-console-consumer`.
 //!
-//! Owner: the command that runs. With `--group` it is a member of that group: it begins at the group's committed offsets
-//! in the partitions that it is assigned, commits what it has printed, and leaves when it ends; with `--partition` as
-//! well, the partition is assigned by hand and the group only keeps its offset. Invariants:
+//! Owner: the command that runs. With `--group` it is a member of that group: it begins at the group's committed
+//! offsets in the partitions that it is assigned, commits what it has printed, and leaves when it ends; with
+//! `--partition` as well, the partition is assigned by hand and the group only keeps its offset. Invariants:
 //! records of one partition are printed in order and once; with `read_committed` those of aborted transactions are
 //! not printed. Must not: keep more than one answer in memory.
 

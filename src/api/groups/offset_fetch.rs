@@ -1,4 +1,5 @@
-//! OffsetFetch (key 9, versions 1 to 10, the last by topic ids): what groups have committed, several groups at once from version 8 on.
+//! OffsetFetch (key 9, versions 1 to 10, the last by topic ids): what groups have committed, several groups at
+//! once from version 8 on.
 //!
 //! Owner: the connection's core. Invariants: a partition without an offset gets -1 and no error; with
 //! `require_stable`, one that a transaction has in hand gets UNSTABLE_OFFSET_COMMIT (KIP-447).
