@@ -11,11 +11,12 @@ use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::{
     AlterClientQuotasRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest,
     DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeConfigsRequest, FetchRequest,
-    IncrementalAlterConfigsRequest, ProduceRequest, TopicName, UpdateFeaturesRequest,
+    IncrementalAlterConfigsRequest, MetadataRequest, ProduceRequest, TopicName, UpdateFeaturesRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use ringlog::wire::batch_builder::BatchBuilder;
@@ -219,6 +220,10 @@ fn changes_of_partitions_have_a_rate() {
     // A version that does not know the error is paused after the fact.
     let (code, pause_ms) = paced_create(&mut broker.connect(), 5, "b", 1);
     assert!(code == 0 && pause_ms > 100_000, "{code} {pause_ms}");
+    let asked = MetadataRequestTopic::default().with_name(Some(TopicName(text("auto"))));
+    let request = MetadataRequest::default().with_topics(Some(vec![asked]));
+    let answer = broker.connect().call(9, &request).expect("an answer");
+    assert!(answer.throttle_time_ms > 100_000, "topics that come by themselves count as well");
     let state = DeleteTopicState::default().with_name(Some(TopicName(text("a"))));
     let request = DeleteTopicsRequest::default().with_topics(vec![state]);
     let answer = broker.connect().call(6, &request).expect("an answer");

@@ -253,9 +253,13 @@ pub(super) async fn planned<P: Send + 'static>(
 
 async fn metadata(context: &ConnectionContext, call: Call, request: MetadataRequest) -> Outcome {
     let shard = &context.shard;
-    let missing = metadata::topics_to_auto_create(&shard.catalog(), &shard.config, &request, call.version);
+    let mut missing =
+        metadata::topics_to_auto_create(&shard.catalog(), &shard.config, &request, call.version);
     if !missing.is_empty() {
         let config = shard.config.clone();
+        let mut mutations = Mutations::begin(context, call).await;
+        let each = config.partition_count_default.unsigned_abs() as usize;
+        mutations.refuse(&mut missing, |_| each);
         let outcome = shard
             .control
             .change(move |catalog| {
@@ -265,6 +269,7 @@ async fn metadata(context: &ConnectionContext, call: Call, request: MetadataRequ
         if let Err(error) = outcome {
             tracing::warn!("topics were not created automatically: {error}");
         }
+        mutations.end(context, false).await;
     }
     let catalog = shard.catalog();
     Ok(encode(call, &metadata::respond(&catalog, &node_info(context, &catalog), &request, call.version)))

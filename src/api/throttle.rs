@@ -143,7 +143,7 @@ async fn charge(
     };
     let time = limits.request.as_ref().map(|limit| (limit, spent.as_secs_f64() * 100.0));
     // Requests that ask for a pause are handled one at a time, after all before them were answered.
-    let asked = [CREATE_TOPICS, DELETE_TOPICS, CREATE_PARTITIONS].contains(&call.api_key);
+    let asked = [CREATE_TOPICS, DELETE_TOPICS, CREATE_PARTITIONS, METADATA].contains(&call.api_key);
     let mut pause_ms = if asked { throttle.asked_ms.take() } else { 0 };
     for (limit, amount) in bytes.into_iter().chain(time) {
         pause_ms = pause_ms.max(record(shard, limit, amount).await);
