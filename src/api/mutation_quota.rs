@@ -3,7 +3,8 @@
 //! Owner: the connection's core; the account is on the limit's home core. Invariants: a topic is taken as a whole as
 //! long as the account is not overdrawn, so that a burst may overdraw it once; a version that knows
 //! THROTTLING_QUOTA_EXCEEDED gets it for the topics beyond, an older one, and Metadata that creates topics, is
-//! paused afterwards; what changes nothing (a topic that exists, a dry run) costs nothing. Must not: look at anything but numbers of partitions.
+//! paused afterwards; what changes nothing (a topic that exists, a dry run) costs nothing. Must not: look at anything
+//! but numbers of partitions.
 
 use kafka_protocol::ResponseError;
 
