@@ -57,13 +57,11 @@ pub const READ_AHEAD_BYTES_MAX: usize = 64 << 20;
 /// Tail memory of one core, whatever the budget: more does not serve consumers better, bytes.
 pub const TAIL_BYTES_MAX: usize = 1 << 30;
 
-/// Tail memory of one core while nobody reads, bytes: the same memory is filled, written and filled again while it is
-/// still in the processor's cache, or near it.
-pub const TAIL_UNREAD_BYTES_MAX: usize = 64 << 20;
-
-/// How long after a fetch tail memory is kept up to its whole budget, nanoseconds.
-pub const TAIL_READ_RECENTLY_NS: u64 = 30_000_000_000;
-
+/// Tail memory of one core while no reader needs more, bytes: the same memory is filled, written and filled again while
+/// it is still in the processor's cache, or near it.
+pub const TAIL_BYTES_MIN: usize = 64 << 20;
+/// After this long without a reader that needed the older half of the tails, their budget is halved, nanoseconds.
+pub const TAIL_UNNEEDED_NS: u64 = 30_000_000_000;
 /// Smallest batch that gets a buffer of its own while it is received, bytes.
 pub const LANDING_BATCH_BYTES_MIN: usize = 100 << 10;
 
@@ -80,6 +78,10 @@ pub const LANDING_GRACE_MS: u64 = 1;
 /// Memory of one core for batches that are being received in place, bytes.
 pub const LANDING_BYTES_MAX: usize = 96 << 20;
 
+/// Missing bytes of a large frame for which a connection is woken up once they are all there, rather than for each few.
+pub const WAKE_BYTES_MIN: usize = 16 << 10;
+/// Most bytes that a connection waits for in its socket: beyond, receiving and sending should overlap.
+pub const WAKE_BYTES_MAX: usize = 256 << 10;
 /// What a connection that sends large frames reads before it knows where the rest goes, bytes.
 pub const LARGE_FRAME_PEEK_BYTES: usize = 512;
 

@@ -25,7 +25,8 @@ use super::send::send_all;
 use crate::api;
 use crate::limits::{
     LANDING_BATCH_BYTES_MIN, LANDING_NOW_BYTES_MAX, LANDING_NOW_BYTES_MIN, LARGE_FRAME_MS_MAX,
-    LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX, READ_BUFFER_BYTES_MIN,
+    LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX, READ_BUFFER_BYTES_MIN, WAKE_BYTES_MAX,
+    WAKE_BYTES_MIN,
 };
 use crate::metrics::Spans;
 use crate::rt;
@@ -54,6 +55,23 @@ impl Socket {
 
     async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buffer)).await
+    }
+
+    /// Waits until `wanted` bytes are there, or no more will come, and receives them.
+    async fn read_later(&self, buffer: &mut [u8], wanted: usize) -> io::Result<usize> {
+        if wanted < WAKE_BYTES_MIN {
+            return self.read(buffer).await;
+        }
+        /// However the wait ends, the next one must not be for as many bytes.
+        struct Restore(RawFd);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                receive::wake_at(self.0, 1);
+            }
+        }
+        receive::wake_at(self.fd, wanted);
+        let _restore = Restore(self.fd);
+        self.read(buffer).await
     }
 
     /// Receives what is there into `first`, then `second`, without waiting; `None` when nothing is there.
@@ -347,7 +365,8 @@ async fn receive_all(
         let count = match socket.try_read(first, second)? {
             Some(count) => count,
             None => {
-                let count = socket.read(if first.is_empty() { second } else { first }).await;
+                let wanted = first.len().min(WAKE_BYTES_MAX);
+                let count = socket.read_later(if first.is_empty() { second } else { first }, wanted).await;
                 rt::slice_begins();
                 count?
             }

@@ -1,4 +1,6 @@
-//! The budget of tail memory of one core, shared by all its logs: first in, first out.
+//! The budget of tail memory of one core, shared by all its logs: first in, first out. It is small, so that the same
+//! memory is filled, written, sent and filled again while the processor's cache has it, and grows up to what the
+//! configuration allows for readers whom more would serve: those that read what has just been freed.
 //!
 //! Owner: one core. Invariant: what is over the budget is freed oldest first; chunks that are not
 //! written yet are never freed, so unwritten bytes can exceed the budget only by the sum of the logs'
@@ -10,15 +12,19 @@ use std::rc::{Rc, Weak};
 
 use super::log::Log;
 use super::tail::Eviction;
-use crate::limits::{CHUNK_SIZE_MAX, TAIL_READ_RECENTLY_NS, TAIL_UNREAD_BYTES_MAX};
+use crate::limits::{CHUNK_SIZE_MAX, TAIL_BYTES_MIN, TAIL_UNNEEDED_NS};
 use crate::metrics;
 
 /// Tail memory accounting of one core.
 pub struct TailCache {
     limit_bytes: usize,
     used_bytes: Cell<usize>,
-    /// When somebody read last, if ever.
-    read_ns: Cell<Option<u64>>,
+    /// What may be used now, bytes.
+    allowed_bytes: Cell<usize>,
+    /// When a reader last needed the older half, or more than there was.
+    needed_ns: Cell<u64>,
+    /// Bytes charged since the budget last grew.
+    charged_bytes: Cell<usize>,
     queue: RefCell<VecDeque<Weak<Log>>>,
 }
 
@@ -28,7 +34,9 @@ impl TailCache {
         Rc::new(TailCache {
             limit_bytes,
             used_bytes: Cell::new(0),
-            read_ns: Cell::new(None),
+            allowed_bytes: Cell::new(limit_bytes.min(TAIL_BYTES_MIN)),
+            needed_ns: Cell::new(0),
+            charged_bytes: Cell::new(0),
             queue: RefCell::default(),
         })
     }
@@ -41,14 +49,16 @@ impl TailCache {
     /// Accounts for a chunk that `log` allocated and frees the oldest chunks over the budget.
     pub(super) fn charge(&self, log: &Rc<Log>, bytes: usize) {
         self.used_bytes.set(self.used_bytes.get() + bytes);
+        self.charged_bytes.set(self.charged_bytes.get() + bytes);
         // One entry for each chunk, as each entry frees one: a large batch takes several.
         for _ in 0..bytes.div_ceil(CHUNK_SIZE_MAX) {
             self.queue.borrow_mut().push_back(Rc::downgrade(log));
         }
         // Each turn drops one queue entry or stops: chunks still in flight wait for the next charge.
         let mut turns = self.queue.borrow().len();
-        let limit_bytes = self.limit_bytes();
-        while self.used_bytes.get() > limit_bytes && turns > 0 {
+        self.shrink_if_unneeded();
+        let allowed_bytes = self.allowed_bytes.get();
+        while self.used_bytes.get() > allowed_bytes && turns > 0 {
             turns -= 1;
             let Some(oldest) = self.queue.borrow_mut().pop_front() else { return };
             let Some(oldest_log) = oldest.upgrade() else { continue };
@@ -60,21 +70,70 @@ impl TailCache {
         }
     }
 
-    /// Notes that somebody reads: from now on there is a use for more than the newest bytes.
-    pub(super) fn note_read(&self) {
-        self.read_ns.set(Some(metrics::now_ns()));
+    /// Notes a read that the older half of a log's tail served.
+    pub(super) fn note_old_read(&self) {
+        self.needed_ns.set(metrics::now_ns());
     }
 
-    fn limit_bytes(&self) -> usize {
-        let recent = |since_ns| metrics::now_ns().saturating_sub(since_ns) < TAIL_READ_RECENTLY_NS;
-        match self.read_ns.get() {
-            Some(since_ns) if recent(since_ns) => self.limit_bytes,
-            _ => self.limit_bytes.min(TAIL_UNREAD_BYTES_MAX),
+    /// Notes a read that no tail served, of bytes that lie `lag_bytes` before the end of their log. If the whole budget
+    /// would have served it, the budget doubles, and has the time to be filled before it does so again.
+    pub(super) fn note_missed_read(&self, lag_bytes: u64) {
+        if lag_bytes > self.limit_bytes as u64 {
+            return;
+        }
+        self.needed_ns.set(metrics::now_ns());
+        let allowed_bytes = self.allowed_bytes.get();
+        if self.charged_bytes.get() >= allowed_bytes {
+            self.charged_bytes.set(0);
+            self.allowed_bytes.set((allowed_bytes * 2).min(self.limit_bytes));
+        }
+    }
+
+    /// Halves the budget when nobody has needed the older half for a while.
+    fn shrink_if_unneeded(&self) {
+        let least_bytes = self.limit_bytes.min(TAIL_BYTES_MIN);
+        if self.allowed_bytes.get() <= least_bytes {
+            return;
+        }
+        let now_ns = metrics::now_ns();
+        if now_ns.saturating_sub(self.needed_ns.get()) >= TAIL_UNNEEDED_NS {
+            self.needed_ns.set(now_ns);
+            self.allowed_bytes.set((self.allowed_bytes.get() / 2).max(least_bytes));
         }
     }
 
     /// Accounts for memory given back.
     pub(super) fn discharge(&self, bytes: usize) {
         self.used_bytes.set(self.used_bytes.get().saturating_sub(bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_grows_for_readers_that_just_miss_and_has_time_to_fill() {
+        let cache = TailCache::new(4 * TAIL_BYTES_MIN);
+        let fill = |bytes| cache.charged_bytes.set(cache.charged_bytes.get() + bytes);
+        assert_eq!(cache.allowed_bytes.get(), TAIL_BYTES_MIN);
+        cache.note_missed_read(1);
+        assert_eq!(cache.allowed_bytes.get(), TAIL_BYTES_MIN, "not full yet: nothing was freed");
+        fill(TAIL_BYTES_MIN);
+        cache.note_missed_read(5 * TAIL_BYTES_MIN as u64);
+        assert_eq!(cache.allowed_bytes.get(), TAIL_BYTES_MIN, "too far behind for any budget");
+        cache.note_missed_read(TAIL_BYTES_MIN as u64);
+        cache.note_missed_read(TAIL_BYTES_MIN as u64);
+        assert_eq!(cache.allowed_bytes.get(), 2 * TAIL_BYTES_MIN, "once for what was charged");
+        fill(4 * TAIL_BYTES_MIN);
+        cache.note_missed_read(1);
+        fill(8 * TAIL_BYTES_MIN);
+        cache.note_missed_read(1);
+        assert_eq!(cache.allowed_bytes.get(), 4 * TAIL_BYTES_MIN, "never above the configured one");
+        cache.shrink_if_unneeded();
+        assert_eq!(cache.allowed_bytes.get(), 4 * TAIL_BYTES_MIN, "just needed");
+        cache.needed_ns.set(metrics::now_ns().saturating_sub(TAIL_UNNEEDED_NS));
+        cache.shrink_if_unneeded();
+        assert_eq!(cache.allowed_bytes.get(), 2 * TAIL_BYTES_MIN);
     }
 }

@@ -101,7 +101,6 @@ impl Log {
     }
 
     fn locate(&self, offset: i64, max_bytes: usize, isolation: Isolation) -> Result<Located, LogError> {
-        self.cache.note_read();
         let mut state = self.state.borrow_mut();
         if state.failed == Some(LogError::Deleted) {
             return Err(LogError::Deleted);
@@ -127,9 +126,15 @@ impl Log {
                 outcome.size_bytes = (end - start) as usize;
                 outcome.end_position = base + end;
                 state.remember(base + end);
+                if state.is_old(base + start) {
+                    self.cache.note_old_read();
+                }
                 Ok(Located::Memory(outcome))
             }
-            None => Ok(Located::Disk(target)),
+            None => {
+                self.cache.note_missed_read(end_position.saturating_sub(base + target.from));
+                Ok(Located::Disk(target))
+            }
         }
     }
 
@@ -338,6 +343,12 @@ impl Log {
 }
 
 impl LogState {
+    /// Whether a position lies in the older half of what the tail holds.
+    fn is_old(&self, position: u64) -> bool {
+        let end = self.segments.back().map_or(0, |active| active.end_position());
+        self.tail.start().is_some_and(|start| position - start.min(position) < end.saturating_sub(start) / 2)
+    }
+
     fn segment_of(&self, offset: i64) -> Option<&Rc<Segment>> {
         let after = self.segments.partition_point(|segment| segment.base_offset <= offset);
         self.segments.get(after.checked_sub(1)?)

@@ -83,6 +83,11 @@ impl Tail {
         Tail { chunks: VecDeque::new(), partial, next_capacity: CHUNK_SIZE_MIN }
     }
 
+    /// Log position of the oldest byte in memory, if there is one.
+    pub fn start(&self) -> Option<u64> {
+        self.chunks.front().map(Chunk::start)
+    }
+
     /// Chunks, oldest first.
     pub fn chunks_mut(&mut self) -> &mut VecDeque<Chunk> {
         &mut self.chunks
