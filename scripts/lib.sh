@@ -66,36 +66,43 @@ ensure_build_tools() {
 stamp_current() { local n=$1; shift; [ -f "$TOOLS/$n.stamp" ] && [ "$(cat "$@" | sha256sum)" = "$(cat "$TOOLS/$n.stamp")" ]; }
 stamp_write() { local n=$1; shift; mkdir -p "$TOOLS"; cat "$@" | sha256sum >"$TOOLS/$n.stamp"; }
 
-ensure_python() {
+# ensure_venv NAME REQUIREMENTS: a virtual environment in .tools/NAME.
+ensure_venv() {
   ensure_commands python3:python3
-  local requirements=$CLIENTS/python/requirements.txt
-  if stamp_current venv "$requirements" && "$TOOLS/venv/bin/python" -c '' 2>/dev/null; then return; fi
+  if stamp_current "$1" "$2" && "$TOOLS/$1/bin/python" -c '' 2>/dev/null; then return; fi
   # Debian splits ensurepip off into python3-venv.
   python3 -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
-  say "python packages into .tools/venv"
-  rm -rf "$TOOLS/venv"
+  say "python packages into .tools/$1"
+  rm -rf "${TOOLS:?}/$1"
   mkdir -p "$TOOLS"
-  python3 -m venv "$TOOLS/venv" || die "python3 -m venv failed"
-  "$TOOLS/venv/bin/pip" install -q --disable-pip-version-check -r "$requirements" || die "pip install failed"
-  stamp_write venv "$requirements"
+  python3 -m venv "$TOOLS/$1" || die "python3 -m venv failed"
+  "$TOOLS/$1/bin/pip" install -q --disable-pip-version-check -r "$2" || die "pip install failed"
+  stamp_write "$1" "$2"
 }
+
+ensure_python() { ensure_venv venv "$CLIENTS/python/requirements.txt"; }
 
 java_major() { java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n1; }
 
-# The jars of kafka-clients, Apache's tools and the Kafka broker, and the suite's own classes.
-ensure_java() {
+ensure_jdk() {
   # Debian's name for the current JDK differs by release; 'default-jdk-headless' is 17 or newer since Debian 12.
   if ! have javac || [ "$(java_major)" -lt 17 ]; then install_packages default-jdk-headless; fi
   [ "$(java_major)" -ge 17 ] || die "Java 17 or newer is needed, 'java -version' says $(java_major)"
-  local pom=$CLIENTS/java/pom.xml
-  if ! stamp_current java "$pom" || [ ! -d "$JAVA_LIBS" ]; then
-    ensure_commands mvn:maven
-    say "java libraries into .tools/java/libs"
-    rm -rf "$JAVA_LIBS"
-    mvn -B -q -f "$pom" dependency:copy-dependencies -DoutputDirectory="$JAVA_LIBS" || die "mvn failed"
-    stamp_write java "$pom"
-  fi
 }
+
+# ensure_jars NAME POM: what the pom names, with all it depends on, in .tools/NAME/libs.
+ensure_jars() {
+  ensure_jdk
+  if stamp_current "$1" "$2" && [ -d "$TOOLS/$1/libs" ]; then return; fi
+  ensure_commands mvn:maven
+  say "java libraries into .tools/$1/libs"
+  rm -rf "$TOOLS/$1/libs"
+  mvn -B -q -f "$2" dependency:copy-dependencies -DoutputDirectory="$TOOLS/$1/libs" || die "mvn failed"
+  stamp_write "$1" "$2"
+}
+
+# The jars of kafka-clients, Apache's tools and the Kafka broker.
+ensure_java() { ensure_jars java "$CLIENTS/java/pom.xml"; }
 
 # run_java CLASS ARGS...: runs one of Apache's tools or the suite's classes. JAVA_HEAP and JAVA_LOG_LEVEL tune it.
 run_java() {
@@ -156,7 +163,13 @@ start_process() {
   local log=$1; shift
   # Emptied here, not by the process to be: whoever waits must not take an earlier process's last words for its first.
   : >"$log"
-  setsid "$@" >"$log" 2>&1 </dev/null &
+  # It may outlive the script: what the caller holds open, a lock above all, is not for it.
+  (
+    for fd in /proc/"$BASHPID"/fd/*; do
+      [ "${fd##*/}" -le 2 ] || eval "exec ${fd##*/}>&-"
+    done
+    exec setsid "$@"
+  ) >"$log" 2>&1 </dev/null &
   STARTED_PID=$!
 }
 
@@ -194,3 +207,6 @@ start_ringlog() {
   start_process "$log" "$binary" serve --data-dir "$data_dir" --listen "$listen" "$@"
   wait_ready "$STARTED_PID" "$log" ready || { stop_process "$STARTED_PID"; return 1; }
 }
+
+# pinned POM ARTIFACT: the version a pom names for it.
+pinned() { grep -A1 "<artifactId>$2<" "$1" | sed -n 's/.*<version>\(.*\)<.*/\1/p'; }

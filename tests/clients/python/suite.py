@@ -59,8 +59,8 @@ class Suite:
 
         return add
 
-    def run(self):
-        """Runs all cases, prints their lines, and ends the process with 1 when one failed."""
+    def run(self, *afterwards):
+        """Runs all cases, prints their lines, calls `afterwards`, and ends the process with 1 when a case failed."""
         wanted = os.environ.get("CASE", "")
         failed = 0
         for title, function in self.cases:
@@ -77,6 +77,8 @@ class Suite:
                 print(f"not ok - {self.name}: {title}: {type(error).__name__} {text}", flush=True)
                 traceback.print_exc(file=sys.stderr)
         sys.stdout.flush()
+        for function in afterwards:
+            function()
         # Client threads that hang in a close must not decide the outcome.
         os._exit(1 if failed else 0)
 

@@ -1,33 +1,74 @@
 """Apache Kafka's own command-line tools, run as Java classes against the endpoint in BOOTSTRAP.
 
-JAVA_LIBS names the directory of their jars. kafka-dump-log runs only where the broker's data directory is at hand.
+JAVA_LIBS names the directory of their jars, JAVA_CLASSES that of ToolRunner. kafka-dump-log runs only where the broker's data directory is at hand.
 """
 
 import json
 import os
 import re
+import select
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import wire
-from suite import BOOTSTRAP, DATA_DIR, WAIT_SECONDS_MAX, Skip, Suite, assert_eq, eventually, noise, now_ms, topic_name
+from suite import (BOOTSTRAP, DATA_DIR, PEER_IS_KAFKA, WAIT_SECONDS_MAX, Skip, Suite, assert_eq, eventually, noise, now_ms,
+                   topic_name)
 
 suite = Suite("apache-tools")
 TOOLS = "org.apache.kafka.tools."
 SEGMENT_BYTES = 1_048_576
 
 
+class Runner:
+    """One JVM for all tools (ToolRunner.java): a start of its own would take longer than most of them do."""
+
+    def __init__(self):
+        command = ["java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+                   "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp",
+                   os.environ["JAVA_CLASSES"] + ":" + os.environ["JAVA_LIBS"] + "/*", "ToolRunner"]
+        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def run(self, name, arguments, stdin):
+        """(exit status, standard output, standard error)."""
+        fields = [name.encode(), stdin, *(argument.encode() for argument in arguments)]
+        self.child.stdin.write(b" ".join(field.hex().encode() for field in fields) + b"\n")
+        self.child.stdin.flush()
+        ready, _, _ = select.select([self.child.stdout], [], [], 2 * WAIT_SECONDS_MAX)
+        answer = self.child.stdout.readline().split(b" ") if ready else []
+        if len(answer) != 3:
+            self.child.kill()
+            raise AssertionError(f"{name} {arguments} does not end" if not ready else f"{name} ended the JVM")
+        return int(answer[0]), *(bytes.fromhex(part.decode()).decode() for part in answer[1:])
+
+
+RUNNER = None
+
+
+def call(name, *arguments, stdin=b""):
+    global RUNNER
+    if RUNNER is None or RUNNER.child.poll() is not None:
+        RUNNER = Runner()
+    return RUNNER.run(name, arguments, stdin)
+
+
 def tool(name, *arguments, stdin=b""):
-    command = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
-               "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", os.environ["JAVA_LIBS"] + "/*", name, *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, timeout=2 * WAIT_SECONDS_MAX)
-    out, err = done.stdout.decode(), done.stderr.decode()
-    assert done.returncode == 0, f"{name}: {out[-1000:]} {err[-1000:]}"
+    status, out, err = call(name, *arguments, stdin=stdin)
+    assert status == 0, f"{name}: {out[-1000:]} {err[-1000:]}"
     for word in ("ERROR", "Exception"):
         assert word not in err, f"{name}: {err[-1000:]}"
     return out
+
+
+def alone(name, *arguments):
+    """In a JVM of its own: for tools that do their work, or print it, in a shutdown hook of the JVM itself."""
+    command = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+               "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", os.environ["JAVA_LIBS"] + "/*", TOOLS + name,
+               "--bootstrap-server", BOOTSTRAP, *arguments]
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=2 * WAIT_SECONDS_MAX)
+    assert done.returncode == 0, f"{name}: {done.stdout[-1000:]} {done.stderr[-1000:]}"
+    return done.stdout.decode()
 
 
 def online(name, *arguments, stdin=b""):
@@ -225,12 +266,168 @@ def _():
     if DATA_DIR:
         logs = [p for p in Path(DATA_DIR).glob("__consumer_offsets-*/*.log") if topic.encode() in p.read_bytes()]
         assert_eq(len(logs), 1, "partitions that know the group")
-        # The segment is still being written: behind its records are zeros, at which the tool ends with an error.
-        done = subprocess.run(["java", "-Xmx256m", "-cp", os.environ["JAVA_LIBS"] + "/*", TOOLS + "DumpLogSegments",
-                               "--offsets-decoder", "--files", str(logs[0])], capture_output=True)
-        out = done.stdout.decode()
+        out = dump(logs[0], "--offsets-decoder")
         assert re.search(r'"type":"1".*"topic":"%s".*"offset":20' % topic, out), out[-2000:]
         assert re.search(r'"type":"2".*"protocolType":"consumer"', out) and "Could not" not in out, out[-2000:]
+
+
+@suite.case("kafka-delete-records, and what kafka-get-offsets and kafka-log-dirs say afterwards")
+def _():
+    topic = create("delete", 2)
+    with wire.Connection() as connection:
+        for partition in range(2):
+            connection.produce(topic, partition, wire.batch([b"v%d" % i for i in range(10)]))
+    parts = [{"topic": topic, "partition": 0, "offset": 4}, {"topic": topic, "partition": 1, "offset": -1}]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as plan:
+        json.dump({"version": 1, "partitions": parts}, plan)
+        plan.flush()
+        out = online("DeleteRecordsCommand", "--offset-json-file", plan.name)
+    assert_eq(sorted(re.findall(rf"{topic}-(\d+)\s+low_watermark: (\d+)", out)), [("0", "4"), ("1", "10")], out)
+    earliest = online("GetOffsetShell", "--topic-partitions", f"{topic}:0-2", "--time", "earliest").split()
+    assert_eq(earliest, [f"{topic}:0:4", f"{topic}:1:10"], "earliest")
+    latest = online("GetOffsetShell", "--topic", topic, "--partitions", "1", "--time", "-1").split()
+    assert_eq(latest, [f"{topic}:1:10"], "latest")
+    logs = online("LogDirsCommand", "--describe", "--topic-list", topic)
+    assert f"{topic}-1" in logs, logs
+    # The suite about restarts reads from the log start, and expects a batch that begins there.
+    online("TopicCommand", "--delete", "--topic", topic)
+
+
+@suite.case("kafka-consumer-groups --export and --dry-run, kafka-groups, kafka-configs of a group")
+def _():
+    topic = create("export", 2)
+    with wire.Connection() as connection:
+        for partition in range(2):
+            connection.produce(topic, partition, wire.batch([b"v%d" % i for i in range(10)]))
+    both = ("--reset-offsets", "--group", topic, "--topic", topic)
+    # Offsets of a group that does not exist yet.
+    groups(*both, "--to-offset", "6", "--execute")
+    shown = groups(*both, "--to-earliest", "--dry-run")
+    assert_eq(len(re.findall(rf"{topic}\s+\d\s+0\s*$", shown, re.M)), 2, shown)
+    exported = groups("--reset-offsets", "--group", topic, "--all-topics", "--to-current", "--export", "--dry-run")
+    # The tool quotes names.
+    rows = sorted(line.replace('"', "") for line in exported.splitlines() if topic in line)
+    assert_eq(rows, [f"{topic},0,6", f"{topic},1,6"], exported)
+    listed = online("GroupsCommand", "--list")
+    assert re.search(rf"{topic}\s+Classic", listed), listed
+    assert topic not in online("GroupsCommand", "--list", "--share")
+    assert "already exists" not in listed
+    configs = ("--bootstrap-server", BOOTSTRAP, "--group", topic)
+    tool("kafka.admin.ConfigCommand", *configs, "--alter", "--add-config", "consumer.session.timeout.ms=50000")
+    shown = eventually(lambda: (lambda s: "50000" in s and s)(tool("kafka.admin.ConfigCommand", *configs, "--describe")),
+                       "the group's configuration")
+    assert "consumer.session.timeout.ms=50000" in shown, shown
+    tool("kafka.admin.ConfigCommand", *configs, "--alter", "--delete-config", "consumer.session.timeout.ms")
+
+
+def verifiable_consumer(topic, group, count, *more):
+    """It commits after every poll and ends by itself after so many records."""
+    out = alone("VerifiableConsumer", "--topic", topic, "--group-id", group, "--max-messages", str(count),
+                 "--reset-policy", "earliest", "--verbose", *more)
+    events = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert all(event.get("success", True) for event in events if event["name"] == "offsets_committed"), out[-2000:]
+    return sorted(int(event["value"]) for event in events if event["name"] == "record_data")
+
+
+@suite.case("kafka-verifiable-producer and -consumer, both group protocols; kafka-consumer-perf-test; kafka-e2e-latency")
+def _():
+    topic = create("verifiable", 2)
+    out = alone("VerifiableProducer", "--topic", topic, "--max-messages", "500", "--acks", "-1")
+    events = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert_eq(sum(event["name"] == "producer_send_success" for event in events), 500, "acknowledged")
+    assert_eq(verifiable_consumer(topic, topic, 500), list(range(500)), "classic protocol")
+    assert_eq(verifiable_consumer(topic, topic + "-new", 500, "--group-protocol", "consumer"), list(range(500)),
+              "consumer protocol")
+    out = online("ConsumerPerformance", "--topic", topic, "--num-records", "500", "--timeout", "20000", "--hide-header")
+    assert_eq(int(float(out.strip().splitlines()[-1].split(",")[4])), 500, "records read")
+    latency = create("latency", 1)
+    out = tool(TOOLS + "EndToEndLatency", BOOTSTRAP, latency, "200", "all", "100")
+    assert "Percentiles" in out and "Avg latency" in out, out
+
+
+@suite.case("kafka-streams-application-reset")
+def _():
+    topic = create("reset", 2)
+    with wire.Connection() as connection:
+        connection.produce(topic, 1, wire.batch([b"v%d" % i for i in range(10)]))
+        assert_eq(connection.create_topic(f"{topic}-counts-changelog", 1, {"cleanup.policy": "compact"}), 0)
+    groups("--reset-offsets", "--group", topic, "--topic", topic, "--to-latest", "--execute")
+    out = online("StreamsResetter", "--application-id", topic, "--input-topics", topic, "--to-offset", "3", "--force")
+    assert "Deleting inferred internal topics" in out and f"{topic}-counts-changelog" in out, out
+    # Partition 0 is empty: the tool goes no further than its end.
+    offsets = dict(re.findall(rf"{topic}\s+(\d+)\s+(\d+)\s+\d+", groups("--describe", "--group", topic)))
+    assert_eq(offsets, {"0": "0", "1": "3"}, "offsets after the reset")
+    eventually(lambda: f"{topic}-counts-changelog" not in online("TopicCommand", "--list").split(), "topic gone")
+
+
+@suite.case("kafka-reassign-partitions --generate, --list; kafka-topics filters; kafka-metadata-quorum --replication; endpoints")
+def _():
+    topic = create("plans", 2)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as plan:
+        json.dump({"version": 1, "topics": [{"topic": topic}]}, plan)
+        plan.flush()
+        node = re.search(r"LeaderId:\s+(\d+)", online("MetadataQuorumCommand", "describe", "--status")).group(1)
+        out = online("reassign.ReassignPartitionsCommand", "--generate", "--topics-to-move-json-file", plan.name,
+                     "--broker-list", node)
+    assert_eq(len(re.findall(rf'"topic":"{topic}","partition":\d,"replicas":\[{node}\]', out)), 4, out)
+    assert "No partition reassignments found" in online("reassign.ReassignPartitionsCommand", "--list")
+    for wanted in ("--under-replicated-partitions", "--unavailable-partitions", "--at-min-isr-partitions"):
+        out = online("TopicCommand", "--describe", "--topic", topic, wanted)
+        # One replica is all of the in-sync replicas that min.insync.replicas asks for.
+        assert_eq(topic in out, wanted == "--at-min-isr-partitions", wanted)
+    assert re.search(rf"^{node}\s", online("MetadataQuorumCommand", "describe", "--replication"), re.M)
+    elected = online("LeaderElectionCommand", "--election-type", "preferred", "--all-topic-partitions")
+    assert "Error" not in elected, elected
+    endpoints = tool(TOOLS + "ClusterTool", "list-endpoints", "--bootstrap-server", BOOTSTRAP)
+    assert BOOTSTRAP.split(":")[1] in endpoints, endpoints
+
+
+def dump(path, *arguments):
+    """kafka-dump-log of a segment that may still be written: behind its records are zeros, where it ends with an error."""
+    return call(TOOLS + "DumpLogSegments", *arguments, "--files", str(path))[1]
+
+
+@suite.case("kafka-dump-log: a compacted segment, and __transaction_state through its decoder")
+def _():
+    if not DATA_DIR:
+        raise Skip("the broker's data directory is not at hand")
+    configs = ("--bootstrap-server", BOOTSTRAP, "--alter", "--broker-defaults")
+    if not PEER_IS_KAFKA:
+        tool("kafka.admin.ConfigCommand", *configs, "--add-config", "log.cleaner.backoff.ms=100")
+    topic = create("compacted", 1, cleanup_policy="compact", segment_bytes=str(SEGMENT_BYTES),
+                   min_cleanable_dirty_ratio="0.01", max_compaction_lag_ms="1000")
+    with wire.Connection() as connection:
+        for i in range(80):
+            keys = [b"key-%d" % (n % 7) for n in range(10)]
+            values = [noise(f"{i}-{n}", 5000) for n in range(10)]
+            connection.produce(topic, 0, wire.batch(values, keys=keys))
+    first = Path(DATA_DIR) / f"{topic}-0" / ("0" * 20 + ".log")
+
+    def cleaned():
+        out = dump(first, "--deep-iteration")
+        count = len(re.findall(r"^\| ?offset: \d+", out, re.M))
+        return out if count < 100 else None
+
+    out = eventually(cleaned, "the first segment is compacted")
+    batches = re.findall(r"^baseOffset: (\d+) lastOffset: (\d+) count: (\d+).*isvalid: (\w+)", out, re.M)
+    assert all(batch[3] == "true" for batch in batches), out[:2000]
+    assert "Found an invalid" not in out and "Exception" not in out, out[-2000:]
+    if not PEER_IS_KAFKA:
+        tool("kafka.admin.ConfigCommand", *configs, "--delete-config", "log.cleaner.backoff.ms")
+    # The suite about restarts compares what is left, and expects offsets without gaps.
+    online("TopicCommand", "--delete", "--topic", topic)
+    online("ProducerPerformance", "--topic", topic + "-t", "--num-records", "50", "--record-size", "10",
+           "--throughput", "-1", "--transactional-id", topic, "--transaction-duration-ms", "1000")
+    logs = [p for p in Path(DATA_DIR).glob("__transaction_state-*/*.log") if topic.encode() in p.read_bytes()]
+    assert_eq(len(logs), 1, "partitions that know the transactional id")
+
+    def completed():
+        # The producer is answered before the last state is in the log.
+        out = dump(logs[0], "--transaction-log-decoder")
+        assert re.search(r'"transactionalId":"%s"' % topic, out) and "Could not" not in out, out[-2000:]
+        return '"transactionStatus":4' in out
+
+    eventually(completed, "the transaction is complete")
 
 
 @suite.case("kafka-producer-perf-test, acks all and acks 1")
@@ -272,4 +469,4 @@ def _():
             assert word.lower() not in out.lower(), f"{segment.name}: {word} in {out[-500:]}"
 
 
-suite.run()
+suite.run(lambda: RUNNER.child.kill())
