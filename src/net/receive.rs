@@ -41,8 +41,8 @@ pub(super) fn available(fd: RawFd) -> usize {
     if code == 0 { count.max(0) as usize } else { 0 }
 }
 
-/// Lets the socket count as readable only when `bytes` are there (or its buffer is full, or the stream ends): one wake-up
-/// for much instead of many for little. Linux makes the buffer large enough for it, within `net.ipv4.tcp_rmem`.
+/// Lets the socket count as readable only when `bytes` are there (or its buffer is full, or the stream ends): one
+/// wake-up for much instead of many for little. Linux makes the buffer large enough for it, within `net.ipv4.tcp_rmem`.
 pub(super) fn wake_at(fd: RawFd, bytes: usize) {
     let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
     let size = size_of::<libc::c_int>() as libc::socklen_t;
