@@ -10,7 +10,7 @@ THIRD_PARTY_CLIENTS=$CLIENTS/third-party
 LIBRDKAFKA_NPM=@confluentinc/kafka-javascript
 LIBRDKAFKA_NPM_VERSION=1.10.1
 # librdkafka and kafka-python are told which version the broker is: the newest whose every API Ringlog serves.
-KAFKA_VERSION_SERVED=4.1.0
+KAFKA_VERSION_SERVED=4.3.0
 
 # explain SUITE: turns the `not ok` lines of stdin that known.tsv explains into `known` lines. For Apache Kafka the
 # rows of SUITE-on-kafka count.

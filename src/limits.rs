@@ -85,9 +85,18 @@ pub const WAKE_BYTES_MAX: usize = 256 << 10;
 /// What a connection that sends large frames reads before it knows where the rest goes, bytes.
 pub const LARGE_FRAME_PEEK_BYTES: usize = 512;
 
-/// How often a connection that waits for bytes looks whether it has waited too long, and how soon its read buffer is
-/// given back, milliseconds.
+/// Tables of connection counts by address, each with a lock of its own.
+pub const CONNECTION_TABLES: usize = 16;
+
+/// How often a core looks which of its connections have waited too long, and gives read buffers of silent ones back,
+/// milliseconds.
 pub const IDLE_CHECK_MS: u64 = 5_000;
+
+/// How often it looks where `connections.max.idle.ms` is very short, milliseconds.
+pub const IDLE_CHECK_MS_MIN: u64 = 100;
+
+/// Connections looked at before others of the core have their turn.
+pub const IDLE_SWEEP_MAX: usize = 4096;
 
 /// Requests of one connection that were dispatched but not answered.
 pub const PIPELINE_DEPTH_MAX: usize = 128;

@@ -6,12 +6,17 @@ mod support;
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::alter_client_quotas_request as quotas;
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::{
-    AlterClientQuotasRequest, ApiVersionsRequest, DescribeClientQuotasRequest, DescribeConfigsRequest,
-    FetchRequest, IncrementalAlterConfigsRequest, ProduceRequest, UpdateFeaturesRequest,
+    AlterClientQuotasRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeConfigsRequest, FetchRequest,
+    IncrementalAlterConfigsRequest, MetadataRequest, ProduceRequest, TopicName, UpdateFeaturesRequest,
 };
 use kafka_protocol::protocol::StrBytes;
 use ringlog::wire::batch_builder::BatchBuilder;
@@ -185,6 +190,50 @@ fn quotas_pause_clients_by_telling_them_and_by_not_reading() {
     assert_eq!(set_quota(&mut admin, EVERYBODY, "request_percentage", Some(0.000_001)), 0);
     let (code, pause_ms) = paced_produce(&mut broker.connect(), &batches::batch("slow", 1, 100));
     assert!(code == 0 && pause_ms == 1000, "{code} {pause_ms}: one window at most");
+    broker.stop();
+}
+
+/// Code and pause of the creation of a topic.
+fn paced_create(client: &mut Client, version: i16, topic: &str, partitions: i32) -> (i16, i32) {
+    let topic = CreatableTopic::default()
+        .with_name(TopicName(text(topic)))
+        .with_num_partitions(partitions)
+        .with_replication_factor(1);
+    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(30_000);
+    let answer = client.call(version, &request).expect("an answer");
+    (answer.topics[0].error_code, answer.throttle_time_ms)
+}
+
+#[test]
+fn changes_of_partitions_have_a_rate() {
+    const QUOTA_EXCEEDED: i16 = 89;
+    let dir = DataDir::new("admin-mutations");
+    let broker = Broker::start(&dir, &Options::default());
+    let mut admin = broker.connect();
+    assert_eq!(set_quota(&mut admin, EVERYBODY, "controller_mutation_rate", Some(0.1)), 0);
+    // A burst is taken as a whole; what comes next is beyond the quota for some ten minutes.
+    assert_eq!(paced_create(&mut broker.connect(), 7, "a", 60), (0, 0));
+    let (code, pause_ms) = paced_create(&mut broker.connect(), 7, "b", 1);
+    assert!(code == QUOTA_EXCEEDED && pause_ms > 100_000, "{code} {pause_ms}");
+    // What changes nothing is free, and is answered as ever.
+    assert_eq!(paced_create(&mut broker.connect(), 7, "a", 1), (36, 0));
+    // A version that does not know the error is paused after the fact.
+    let (code, pause_ms) = paced_create(&mut broker.connect(), 5, "b", 1);
+    assert!(code == 0 && pause_ms > 100_000, "{code} {pause_ms}");
+    let asked = MetadataRequestTopic::default().with_name(Some(TopicName(text("auto"))));
+    let request = MetadataRequest::default().with_topics(Some(vec![asked]));
+    let answer = broker.connect().call(9, &request).expect("an answer");
+    assert!(answer.throttle_time_ms > 100_000, "topics that come by themselves count as well");
+    let state = DeleteTopicState::default().with_name(Some(TopicName(text("a"))));
+    let request = DeleteTopicsRequest::default().with_topics(vec![state]);
+    let answer = broker.connect().call(6, &request).expect("an answer");
+    assert_eq!(answer.responses[0].error_code, QUOTA_EXCEEDED);
+    let more = CreatePartitionsTopic::default().with_name(TopicName(text("a"))).with_count(70);
+    let request = CreatePartitionsRequest::default().with_topics(vec![more.with_assignments(None)]);
+    let answer = broker.connect().call(3, &request).expect("an answer");
+    assert_eq!(answer.results[0].error_code, QUOTA_EXCEEDED);
+    assert_eq!(set_quota(&mut admin, EVERYBODY, "controller_mutation_rate", None), 0);
+    assert_eq!(paced_create(&mut broker.connect(), 7, "c", 1), (0, 0));
     broker.stop();
 }
 

@@ -3,7 +3,8 @@
 
 mod support;
 
-use std::io::Write;
+use std::collections::BTreeSet;
+use std::io::{BufRead, Write};
 use std::process::{Command, Output, Stdio};
 
 use support::broker::{Broker, DataDir, Options};
@@ -212,5 +213,111 @@ fn configurations_and_quotas_are_set_and_shown() {
     // Without --describe or --alter the command lists what a broker can be configured with.
     let listed = Command::new(env!("CARGO_BIN_EXE_ringlog")).arg("config").output().expect("runs");
     assert!(String::from_utf8_lossy(&listed.stdout).contains("log.retention.hours"));
+    broker.stop();
+}
+
+/// A reader that is a member of a group: it shares the partitions with others, commits what it printed, and leaves on
+/// Ctrl-C.
+struct Consumer {
+    child: std::process::Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Consumer {
+    fn start(cli: &Cli, topic: &str, group: &str) -> Consumer {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringlog"))
+            .args(["consume", "--topic", topic, "--group", group, "--from-beginning"])
+            .args(["--bootstrap-server", &cli.server, "--property", "print.partition=true"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let stdout = std::io::BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Consumer { child, lines }
+    }
+
+    /// Ctrl-C; what it had printed and nobody has looked at.
+    fn interrupt(mut self) -> Vec<String> {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-INT", &pid]).status().expect("kill runs");
+        assert!(sent.success());
+        assert!(self.child.wait().expect("it ends").success(), "an orderly end");
+        self.lines.iter().collect()
+    }
+}
+
+#[test]
+fn readers_of_a_group_share_the_partitions() {
+    let dir = DataDir::new("cli-members");
+    let options = Options::default().with("group.initial.rebalance.delay.ms", "0");
+    let broker = Broker::start(&dir, &options);
+    let cli = Cli { server: format!("127.0.0.1:{}", broker.port) };
+    cli.ok(&["topic", "--create", "--topic", "t", "--partitions", "2"]);
+    let send = |tag: &str| {
+        let lines: String = (0..40).map(|n| format!("{n}:{tag}{n}\n")).collect();
+        let keyed = ["--property", "parse.key=true", "--property", "key.separator=:"];
+        cli.ok_with(&[&["produce", "--topic", "t"], &keyed[..]].concat(), &lines);
+    };
+    let value = |line: &str| line.split('\t').nth(1).unwrap_or_default().to_owned();
+    let expected = |tag: &str| (0..40).map(|n| format!("{tag}{n}")).collect::<BTreeSet<_>>();
+    send("a");
+    let first = Consumer::start(&cli, "t", "g");
+    let read: BTreeSet<String> = (0..40).map(|_| value(&first.lines.recv().expect("a line"))).collect();
+    assert_eq!(read, expected("a"), "alone it has both partitions");
+
+    // With a second one, each has one partition; nothing is read twice.
+    let second = Consumer::start(&cli, "t", "g");
+    support::eventually("each has a partition", || {
+        let members = cli.ok(&["group", "--describe", "--group", "g", "--members"]);
+        let rows: Vec<&str> = members.lines().filter(|line| line.starts_with("g ")).collect();
+        let one_each =
+            rows.iter().all(|row| [" t-0", " t-1"].iter().any(|end| row.trim_end().ends_with(end)));
+        (rows.len() == 2 && one_each).then_some(())
+    });
+    send("b");
+    let row = || cli.ok(&["group", "--describe", "--group", "g"]);
+    let (mut both, mut partitions) = (BTreeSet::new(), [BTreeSet::new(), BTreeSet::new()]);
+    support::eventually("all is read", || {
+        for (reader, seen) in [&first, &second].into_iter().zip(&mut partitions) {
+            for line in reader.lines.try_iter() {
+                seen.insert(line.split('\t').next().unwrap_or_default().to_owned());
+                assert!(both.insert(value(&line)), "{line} is read twice");
+            }
+        }
+        (both.len() == 40).then_some(())
+    });
+    assert_eq!(both, expected("b"));
+    assert!(
+        partitions.iter().all(|seen| seen.len() == 1) && partitions[0] != partitions[1],
+        "{partitions:?}"
+    );
+
+    // One leaves on Ctrl-C: the other takes over where it was.
+    assert!(first.interrupt().is_empty());
+    support::eventually("the other has both", || {
+        let members = cli.ok(&["group", "--describe", "--group", "g", "--members"]);
+        let rows: Vec<&str> = members.lines().filter(|line| line.starts_with("g ")).collect();
+        (rows.len() == 1 && rows[0].trim_end().ends_with("t-0,t-1")).then_some(())
+    });
+    send("c");
+    let read: BTreeSet<String> = (0..40).map(|_| value(&second.lines.recv().expect("a line"))).collect();
+    assert_eq!(read, expected("c"));
+    assert!(second.interrupt().is_empty());
+    // All is committed, and nobody is left in the group.
+    assert!(
+        row()
+            .lines()
+            .filter(|line| line.starts_with("g "))
+            .all(|line| line.split_whitespace().nth(5) == Some("0"))
+    );
+    let none = ["consume", "--topic", "t", "--group", "g", "--from-beginning", "--timeout-ms", "1000"];
+    assert_eq!(cli.ok(&none), "");
     broker.stop();
 }

@@ -17,6 +17,7 @@ use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
+use ringlog::wire::{Reader, Writer};
 use support::broker::{Broker, DataDir, Options};
 use support::client::Client;
 use support::eventually;
@@ -394,5 +395,144 @@ fn a_new_group_lives_through_a_kill() {
     assert_eq!(client.call(2, &request).expect("an answer").results[0].error_code, 0);
     let listed = client.call(5, &ListGroupsRequest::default()).expect("an answer");
     assert!(listed.groups.is_empty());
+    broker.stop();
+}
+
+fn topic_id(client: &mut Client, name: &str) -> Uuid {
+    let asked = metadata_request::MetadataRequestTopic::default().with_name(Some(topic(name)));
+    let request = MetadataRequest::default().with_topics(Some(vec![asked]));
+    client.call(12, &request).expect("an answer").topics[0].topic_id
+}
+
+/// OffsetCommit 10: one partition of each topic; the answer's topics and codes.
+fn commit_by_id(client: &mut Client, name: &str, offsets: &[(Uuid, i32, i64)]) -> Vec<(Uuid, i16)> {
+    let mut body = Vec::new();
+    let mut out = Writer::new(&mut body);
+    out.string(true, name);
+    out.i32(-1);
+    out.string(true, "");
+    out.nullable_string(true, None);
+    out.len(true, Some(offsets.len()));
+    for (id, partition, offset) in offsets {
+        out.uuid(*id);
+        out.len(true, Some(1));
+        out.i32(*partition);
+        out.i64(*offset);
+        out.i32(3);
+        out.nullable_string(true, Some("mine"));
+        out.raw(&[0, 0]);
+    }
+    out.no_tagged_fields(true);
+    let answer = client.call_bytes(8, 10, &body).expect("an answer");
+    let mut reader = Reader::new(&answer);
+    assert_eq!(reader.i32(), Ok(0), "no pause");
+    let topics = reader.array_len(true, 1).expect("topics");
+    let mut codes = Vec::new();
+    for _ in 0..topics {
+        let id = reader.uuid().expect("an id");
+        assert_eq!(reader.array_len(true, 1), Ok(1));
+        reader.i32().expect("the partition");
+        codes.push((id, reader.i16().expect("a code")));
+        reader.take(2).expect("tagged fields");
+    }
+    assert_eq!((reader.skip_tagged_fields(true), reader.remaining()), (Ok(()), 0));
+    codes
+}
+
+/// OffsetFetch 10 of one partition of each topic, or of all: id, offset and code; waits while the coordinator loads.
+fn fetch_by_id(client: &mut Client, name: &str, asked: Option<&[Uuid]>) -> Vec<(Uuid, i64, i16)> {
+    let mut body = Vec::new();
+    let mut out = Writer::new(&mut body);
+    out.len(true, Some(1));
+    out.string(true, name);
+    out.nullable_string(true, None);
+    out.i32(-1);
+    out.len(true, asked.map(<[Uuid]>::len));
+    for id in asked.unwrap_or_default() {
+        out.uuid(*id);
+        out.len(true, Some(1));
+        out.i32(1);
+        out.no_tagged_fields(true);
+    }
+    out.raw(&[0, 1, 0]);
+    eventually("the coordinator has loaded", || {
+        let answer = client.call_bytes(9, 10, &body).expect("an answer");
+        let mut reader = Reader::new(&answer);
+        assert_eq!((reader.i32(), reader.array_len(true, 1)), (Ok(0), Ok(1)));
+        assert_eq!(reader.string(true), Ok(name));
+        let mut found = Vec::new();
+        for _ in 0..reader.array_len(true, 1).expect("topics") {
+            let id = reader.uuid().expect("an id");
+            for _ in 0..reader.array_len(true, 1).expect("partitions") {
+                assert_eq!(reader.i32(), Ok(1));
+                let (offset, epoch) = (reader.i64().expect("an offset"), reader.i32().expect("an epoch"));
+                let metadata = reader.nullable_string(true).expect("metadata");
+                if offset >= 0 {
+                    assert_eq!((epoch, metadata), (3, Some("mine")));
+                }
+                found.push((id, offset, reader.i16().expect("a code")));
+                reader.skip_tagged_fields(true).expect("tagged fields");
+            }
+            reader.skip_tagged_fields(true).expect("tagged fields");
+        }
+        let code = reader.i16().expect("a code");
+        assert_eq!((reader.take(2).map(<[u8]>::len), reader.remaining()), (Ok(2), 0));
+        (code != LOADING).then_some(found)
+    })
+}
+
+/// The versions of Kafka 4.1 and later: topics have ids and no names.
+#[test]
+fn offsets_are_committed_and_fetched_by_topic_id() {
+    const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    const UNKNOWN_TOPIC_ID: i16 = 100;
+    let dir = DataDir::new("topic-ids");
+    let broker = Broker::start(&dir, &options());
+    let mut client = broker.connect();
+    client.create("a", 2, &[]);
+    client.create("b", 2, &[]);
+    let (a, b) = (topic_id(&mut client, "a"), topic_id(&mut client, "b"));
+    let unknown = Uuid::from_u128(77);
+    eventually("the coordinator is there", || {
+        let codes = commit_by_id(&mut client, "g", &[(a, 1, 11), (unknown, 1, 1), (b, 1, 12), (b, 9, 1)]);
+        let expected = [(a, 0), (unknown, UNKNOWN_TOPIC_ID), (b, 0), (b, UNKNOWN_TOPIC_OR_PARTITION)];
+        (codes == expected).then_some(())
+    });
+    let offsets = BTreeMap::from([(("a".to_owned(), 1), 11), (("b".to_owned(), 1), 12)]);
+    assert_eq!(committed(&mut client, "g"), offsets, "the same offsets by name");
+    let found = fetch_by_id(&mut client, "g", Some(&[b, unknown, a]));
+    assert_eq!(found, [(b, 12, 0), (unknown, -1, UNKNOWN_TOPIC_ID), (a, 11, 0)]);
+    let mut all = fetch_by_id(&mut client, "g", None);
+    all.sort_by_key(|(_, offset, _)| *offset);
+    assert_eq!(all, [(a, 11, 0), (b, 12, 0)]);
+    broker.kill();
+    let broker = Broker::start(&dir, &options());
+    let mut client = broker.connect();
+    assert_eq!(fetch_by_id(&mut client, "g", Some(&[a])), [(a, 11, 0)]);
+    broker.stop();
+}
+
+/// ApiVersions 5: a client that was led to another cluster or node is sent back to its bootstrap servers (KIP-1242).
+#[test]
+fn clients_that_mean_another_broker_are_told() {
+    const REBOOTSTRAP_REQUIRED: i16 = 129;
+    let dir = DataDir::new("addressee");
+    let broker = Broker::start(&dir, &options());
+    let mut client = broker.connect();
+    let cluster = client.call(9, &MetadataRequest::default()).expect("an answer").cluster_id;
+    let cluster = cluster.expect("a cluster id").to_string();
+    let mut ask = |cluster: Option<&str>, node: i32| {
+        let mut body = Vec::new();
+        let mut out = Writer::new(&mut body);
+        out.string(true, "test");
+        out.string(true, "1");
+        out.nullable_string(true, cluster);
+        out.i32(node);
+        out.no_tagged_fields(true);
+        let answer = client.call_bytes(18, 5, &body).expect("an answer");
+        Reader::new(&answer).i16().expect("a code")
+    };
+    assert_eq!((ask(None, -1), ask(Some(&cluster), 1)), (0, 0));
+    assert_eq!((ask(Some("other"), 1), ask(Some(&cluster), 2)), (REBOOTSTRAP_REQUIRED, REBOOTSTRAP_REQUIRED));
     broker.stop();
 }

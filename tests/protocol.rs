@@ -237,7 +237,8 @@ fn connections_are_limited() {
 #[test]
 fn connections_of_one_address_are_limited_and_idle_ones_end() {
     let dir = DataDir::new("per-ip");
-    let options = Options::default().one_core().with("max.connections.per.ip", "2");
+    // On two cores: the kernel spreads connections, the limit is the broker's.
+    let options = Options::default().with("max.connections.per.ip", "2");
     let broker = Broker::start(&dir, &options.with("connections.max.idle.ms", "1000"));
     let mut clients: Vec<Client> = (0..2).map(|_| broker.connect()).collect();
     clients.iter_mut().for_each(|client| drop(client.api_versions().expect("an answer")));

@@ -343,3 +343,26 @@ fn check(client: &mut Client, fates: &Fates) {
         }
     }
 }
+
+/// A client that bumps its epoch (KIP-360) and loses the answer asks again with what it knows, also when the broker was
+/// killed in between: it gets the epoch it was given. The epoch before was kept in memory only, and it was fenced.
+#[test]
+fn a_bump_is_repeated_after_a_kill() {
+    let dir = DataDir::new("bump");
+    let broker = Broker::start(&dir, &options());
+    let mut client = broker.connect();
+    let first = begin(&mut client, "x").expect("a producer");
+    let second = init(&mut client, "x", 60_000, Some(first)).expect("an answer").expect("a bump");
+    assert_eq!(second, (first.0, first.1 + 1));
+    broker.kill();
+    let broker = Broker::start(&dir, &options());
+    let mut client = broker.connect();
+    let again = support::eventually("the coordinator has loaded", || {
+        init(&mut client, "x", 60_000, Some(first)).expect("an answer").ok()
+    });
+    assert_eq!(again, second, "the same bump");
+    let third = init(&mut client, "x", 60_000, Some(second)).expect("an answer").expect("a bump");
+    assert_eq!(third, (first.0, first.1 + 2));
+    assert_eq!(init(&mut client, "x", 60_000, Some(first)).expect("an answer"), Err(PRODUCER_FENCED));
+    broker.stop();
+}

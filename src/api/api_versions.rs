@@ -4,12 +4,16 @@
 //! gets a version 0 body (KIP-511). The response header is version 0 at every version. Must not: keep a table of
 //! its own; the caller passes the one that dispatch uses.
 
+use super::control::NodeInfo;
 use super::features;
 use crate::catalog::Catalog;
+use crate::wire::newer::Addressee;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 
+/// Kafka's code for it (KIP-1102).
+const REBOOTSTRAP_REQUIRED: i16 = 129;
 /// The key of this API.
 const API_KEY: i16 = 18;
 /// The version of the response header, whatever the version of the body.
@@ -40,6 +44,18 @@ pub fn respond_unsupported(table: &[(i16, i16, i16)]) -> ApiVersionsResponse {
     ApiVersionsResponse::default()
         .with_error_code(ResponseError::UnsupportedVersion.code())
         .with_api_keys(table.iter().filter(|(key, ..)| *key == API_KEY).map(entry).collect())
+}
+
+/// Whether a client that says whom it means (version 5) means us.
+pub fn is_meant(node: &NodeInfo, addressee: &Addressee) -> bool {
+    let cluster = addressee.cluster_id.as_ref().is_none_or(|id| *id == node.cluster_id);
+    let own = node.endpoints().any(|(id, _)| id == addressee.node_id);
+    cluster && (addressee.node_id == -1 || own)
+}
+
+/// The answer to a client that means another cluster or node: it must begin with its bootstrap servers again.
+pub fn rebootstrap() -> ApiVersionsResponse {
+    ApiVersionsResponse::default().with_error_code(REBOOTSTRAP_REQUIRED)
 }
 
 fn entry(&(key, min, max): &(i16, i16, i16)) -> ApiVersion {

@@ -6,7 +6,7 @@
 
 use super::control::{ItemError, commit_failed, text};
 use crate::catalog::{Catalog, CatalogChange, Configs, DYNAMIC_ENTRIES_MAX, QuotaEntity};
-use crate::quota::{CONNECTION_RATE, FETCH_RATE, PRODUCE_RATE, REQUEST_PERCENTAGE};
+use crate::quota::{CONNECTION_RATE, FETCH_RATE, MUTATION_RATE, PRODUCE_RATE, REQUEST_PERCENTAGE};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::alter_client_quotas_request::{
     EntityData as AskedEntity, EntryData as AskedEntry, OpData,
@@ -210,7 +210,7 @@ fn check_operation(entity: &QuotaEntity, operation: &OpData) -> Result<(), ItemE
     let key = operation.key.as_str();
     let whole = match key {
         PRODUCE_RATE | FETCH_RATE if !entity.contains_key(IP) => true,
-        REQUEST_PERCENTAGE if !entity.contains_key(IP) => false,
+        REQUEST_PERCENTAGE | MUTATION_RATE if !entity.contains_key(IP) => false,
         CONNECTION_RATE if entity.contains_key(IP) => true,
         _ => return invalid(format!("Invalid configuration key {key}")),
     };
@@ -283,19 +283,20 @@ mod tests {
                     &[("user", None)],
                     &[("request_percentage", 12.5, false), ("consumer_byte_rate", 5.0, false)],
                 ),
+                entry(&[("user", Some("m"))], &[("controller_mutation_rate", 0.5, false)]),
                 entry(&[("ip", Some("::ffff:10.0.0.1"))], &[("connection_creation_rate", 3.0, false)]),
             ],
         );
-        assert_eq!(codes, [0, 0, 0]);
-        assert_eq!(describe_count(&catalog, &[], false), (0, 3));
-        assert_eq!(describe_count(&catalog, &[("user", 2, None)], false), (0, 2));
-        assert_eq!(describe_count(&catalog, &[("user", 2, None)], true), (0, 1));
+        assert_eq!(codes, [0, 0, 0, 0]);
+        assert_eq!(describe_count(&catalog, &[], false), (0, 4));
+        assert_eq!(describe_count(&catalog, &[("user", 2, None)], false), (0, 3));
+        assert_eq!(describe_count(&catalog, &[("user", 2, None)], true), (0, 2));
         assert_eq!(describe_count(&catalog, &[("user", 1, None)], false), (0, 1));
         assert_eq!(describe_count(&catalog, &[("user", 0, Some("u"))], false), (0, 1));
         assert_eq!(describe_count(&catalog, &[("ip", 0, Some("10.0.0.1"))], true), (0, 1));
         let values =
             catalog.dynamic.quotas().values().flatten().map(|(_, v)| v.as_str()).collect::<BTreeSet<_>>();
-        assert_eq!(values, ["1000000", "12.5", "3", "5"].into());
+        assert_eq!(values, ["0.5", "1000000", "12.5", "3", "5"].into());
         let (less, codes) = alter(
             &catalog,
             vec![entry(
@@ -303,7 +304,7 @@ mod tests {
                 &[("request_percentage", 0.0, true), ("consumer_byte_rate", 0.0, true)],
             )],
         );
-        assert_eq!((codes, describe_count(&less, &[], false)), (vec![0], (0, 2)));
+        assert_eq!((codes, describe_count(&less, &[], false)), (vec![0], (0, 3)));
     }
 
     #[test]

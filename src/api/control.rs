@@ -11,6 +11,8 @@ use kafka_protocol::messages::{BrokerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
+use std::sync::Arc;
+
 /// The value of an authorised-operations field that was not asked for (KIP-430).
 pub const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
 /// READ, WRITE, CREATE, DELETE, ALTER, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS as bits: what everybody may do
@@ -109,6 +111,39 @@ pub(crate) fn topic_name(value: &str) -> TopicName {
 
 pub(crate) fn broker_ids(nodes: &[i32]) -> Vec<BrokerId> {
     nodes.iter().map(|&node| BrokerId(node)).collect()
+}
+
+/// Topics by id for requests that name them so, with the same catalog for the request and its answer.
+pub(crate) struct TopicIds(Arc<Catalog>);
+
+/// First character of a name that stands for an id that no topic has; no topic's name begins with it.
+const UNKNOWN_ID: char = '?';
+
+impl TopicIds {
+    pub(crate) fn new(catalog: Arc<Catalog>) -> TopicIds {
+        TopicIds(catalog)
+    }
+
+    /// The topic's name; for an id that no topic has a name that no topic has.
+    pub(crate) fn name_of(&self, id: Uuid) -> TopicName {
+        match self.0.topic_by_id(id) {
+            Some(topic) => topic_name(&topic.name),
+            None => TopicName(text(format!("{UNKNOWN_ID}{}", id.simple()))),
+        }
+    }
+
+    /// The id that a name of [`name_of`](Self::name_of) came from; nil for a topic that is gone.
+    pub(crate) fn id_of(&self, name: &str) -> Uuid {
+        match name.strip_prefix(UNKNOWN_ID) {
+            Some(id) => Uuid::parse_str(id).unwrap_or_default(),
+            None => self.0.topic(name).map(|topic| topic.id).unwrap_or_default(),
+        }
+    }
+
+    /// Whether a name stands for an id that no topic has.
+    pub(crate) fn is_unknown(name: &str) -> bool {
+        name.starts_with(UNKNOWN_ID)
+    }
 }
 
 /// Whether clients must not write to the topic by themselves.

@@ -61,6 +61,22 @@ pub fn respond(plan: Plan, outcome: Result<(), String>) -> CreatePartitionsRespo
     CreatePartitionsResponse::default().with_results(results.collect())
 }
 
+/// How many partitions a topic of a request would add.
+pub(crate) fn new_partitions(catalog: &Catalog, topic: &CreatePartitionsTopic) -> usize {
+    let present = catalog.topic(&topic.name).map(|topic| topic.partition_count());
+    let wanted = usize::try_from(topic.count).unwrap_or(0);
+    present.map_or(0, |present| wanted.saturating_sub(present))
+}
+
+/// Adds topics to an answer that were not even tried.
+pub(crate) fn add_refused(
+    response: &mut CreatePartitionsResponse,
+    topics: Vec<CreatePartitionsTopic>,
+    error: &ItemError,
+) {
+    response.results.extend(topics.iter().map(|topic| result(&topic.name, Err(error))));
+}
+
 fn result(name: &str, outcome: Result<(), &ItemError>) -> CreatePartitionsTopicResult {
     let result = CreatePartitionsTopicResult::default().with_name(topic_name(name));
     match outcome {

@@ -117,6 +117,27 @@ pub fn respond(plan: Plan, outcome: Result<(), String>) -> CreateTopicsResponse 
     CreateTopicsResponse::default().with_topics(results)
 }
 
+/// How many partitions a topic of a request would add; 0 for one that is there.
+pub(crate) fn new_partitions(catalog: &Catalog, broker: &BrokerConfig, topic: &CreatableTopic) -> usize {
+    if catalog.topic(&topic.name).is_some() {
+        return 0;
+    }
+    match topic.num_partitions {
+        count if count > 0 => count as usize,
+        _ if !topic.assignments.is_empty() => topic.assignments.len(),
+        _ => broker.partition_count_default.unsigned_abs() as usize,
+    }
+}
+
+/// Adds topics to an answer that were not even tried.
+pub(crate) fn add_refused(
+    response: &mut CreateTopicsResponse,
+    topics: Vec<CreatableTopic>,
+    error: &ItemError,
+) {
+    response.topics.extend(topics.iter().map(|topic| refused(&topic.name, error)));
+}
+
 /// The changes that create topics for a Metadata request, with the broker's defaults; names come from
 /// `metadata::topics_to_auto_create`. Names beyond the bounds of a request are left out, the client asks again.
 pub fn auto_create_changes(

@@ -9,7 +9,7 @@ use crate::config::BrokerConfig;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
-use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse};
+use kafka_protocol::messages::{DeleteTopicsRequest, DeleteTopicsResponse, TopicName};
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -26,16 +26,27 @@ pub struct Plan {
     results: Vec<DeletableTopicResult>,
 }
 
+/// The topics of a request, whatever way its version names them.
+pub(crate) fn asked(request: &DeleteTopicsRequest, version: i16) -> Vec<DeleteTopicState> {
+    if version >= TOPIC_ID_VERSION_MIN {
+        return request.topics.clone();
+    }
+    let state = |name: &TopicName| DeleteTopicState::default().with_name(Some(name.clone()));
+    request.topic_names.iter().map(state).collect()
+}
+
+/// Puts topics into a request, the way its version names them.
+pub(crate) fn set_asked(request: &mut DeleteTopicsRequest, version: i16, topics: Vec<DeleteTopicState>) {
+    if version >= TOPIC_ID_VERSION_MIN {
+        request.topics = topics;
+    } else {
+        request.topic_names = topics.into_iter().filter_map(|state| state.name).collect();
+    }
+}
+
 /// Checks a request against one snapshot.
 pub fn plan(catalog: &Catalog, broker: &BrokerConfig, request: &DeleteTopicsRequest, version: i16) -> Plan {
-    let asked: Vec<DeleteTopicState> = if version >= TOPIC_ID_VERSION_MIN {
-        request.topics.clone()
-    } else {
-        let state = |name: &kafka_protocol::messages::TopicName| {
-            DeleteTopicState::default().with_name(Some(name.clone()))
-        };
-        request.topic_names.iter().map(state).collect()
-    };
+    let asked = asked(request, version);
     let found: Vec<Result<Uuid, ItemError>> = asked.iter().map(|state| find(catalog, state)).collect();
     let mut times_named: HashMap<Uuid, usize> = HashMap::new();
     for id in found.iter().flatten() {
@@ -81,6 +92,24 @@ pub fn respond(plan: Plan, outcome: Result<(), String>) -> DeleteTopicsResponse 
         _ => result,
     });
     DeleteTopicsResponse::default().with_responses(results.collect())
+}
+
+/// How many partitions go with a topic; 0 for one that is not there.
+pub(crate) fn partitions(catalog: &Catalog, state: &DeleteTopicState) -> usize {
+    let id = find(catalog, state).ok();
+    id.and_then(|id| catalog.topic_by_id(id)).map_or(0, |topic| topic.partition_count())
+}
+
+/// Adds topics to an answer that were not even tried.
+pub(crate) fn add_refused(
+    response: &mut DeleteTopicsResponse,
+    topics: Vec<DeleteTopicState>,
+    error: &ItemError,
+) {
+    response.responses.extend(topics.into_iter().map(|state| {
+        let result = DeletableTopicResult::default().with_name(state.name).with_topic_id(state.topic_id);
+        refuse(result, error)
+    }));
 }
 
 fn refuse(result: DeletableTopicResult, error: &ItemError) -> DeletableTopicResult {

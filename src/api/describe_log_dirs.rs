@@ -1,4 +1,4 @@
-//! DescribeLogDirs (key 35, versions 1 to 4): the data directory and the sizes of the partitions in it.
+//! DescribeLogDirs (key 35, versions 1 to 5): the data directory and the sizes of the partitions in it.
 //!
 //! Owner: the core of the connection; the sizes are gathered from the cores that own the partitions. Invariants:
 //! partitions that are not in the catalog any more are left out. Must not: ask the file system.

@@ -6,15 +6,18 @@
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::{
     ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
     DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
     DescribeTopicPartitionsRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest,
-    MetadataRequest, OffsetForLeaderEpochRequest,
+    MetadataRequest, OffsetForLeaderEpochRequest, txn_offset_commit_response::TxnOffsetCommitResponseTopic,
 };
 use kafka_protocol::protocol::{Decodable, Encodable};
 
-use super::control::NodeInfo;
+use super::control::{NodeInfo, TopicIds};
+use super::mutation_quota::{self, Mutations};
 use super::{
     Call, ConnectionContext, Handled, Outcome, Refusal, add_partitions_to_txn, api_versions,
     create_partitions, create_topics, delete_records, delete_topics, describe_cluster, describe_configs,
@@ -25,7 +28,7 @@ use crate::catalog::{Catalog, CatalogChange};
 use crate::rt;
 use crate::shard::{ControlError, Shard};
 use crate::wire::api_table::{self, SUPPORTED};
-use crate::wire::{WireError, gate};
+use crate::wire::{WireError, gate, newer};
 
 type ShardRef = Rc<Shard>;
 
@@ -35,12 +38,40 @@ fn ranges() -> Vec<(i16, i16, i16)> {
 
 pub(super) fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
     gate::check(call.api_key, call.version, body)?;
-    T::decode(&mut Bytes::copy_from_slice(body), call.version).map_err(|_| Refusal::Malformed)
+    let version = newer::codec_version(call.api_key, call.version);
+    T::decode(&mut Bytes::copy_from_slice(body), version).map_err(|_| Refusal::Malformed)
+}
+
+/// As [`decode`], where versions that `kafka-protocol` does not know have a decoder of ours.
+pub(super) fn decode_with<T: Decodable>(
+    call: Call,
+    body: &[u8],
+    newer: impl FnOnce(&[u8]) -> Result<T, WireError>,
+) -> Result<T, Refusal> {
+    if !newer::is_newer(call.api_key, call.version) {
+        return decode(call, body);
+    }
+    gate::check(call.api_key, call.version, body)?;
+    Ok(newer(body)?)
+}
+
+/// As [`encode`], where versions that `kafka-protocol` does not know have an encoder of ours.
+pub(super) fn encode_with<T: Encodable>(
+    call: Call,
+    response: &T,
+    newer: impl FnOnce(&T) -> Vec<u8>,
+) -> Handled {
+    if !newer::is_newer(call.api_key, call.version) {
+        return encode(call, response);
+    }
+    let body = newer(response);
+    Handled::Ready(call.reply(|out| out.extend_from_slice(&body)))
 }
 
 pub(super) fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
     let mut body = BytesMut::new();
-    if let Err(error) = response.encode(&mut body, call.version) {
+    let version = newer::codec_version(call.api_key, call.version);
+    if let Err(error) = response.encode(&mut body, version) {
         // Our own response does not fit its own schema: a mistake of ours, seen by the client as a cut.
         tracing::error!(api = call.api_key, version = call.version, "response cannot be encoded: {error}");
         return super::close();
@@ -49,14 +80,25 @@ pub(super) fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
 }
 
 /// ApiVersions, the one API that is answered in every version (KIP-511).
-pub(super) fn api_versions(catalog: &Catalog, call: Call, body: &[u8]) -> Outcome {
+pub(super) fn api_versions(context: &ConnectionContext, call: Call, body: &[u8]) -> Outcome {
+    let catalog = &context.shard.catalog();
+    let node = &node_info(context, catalog);
     if !api_table::is_supported(call.api_key, call.version) {
         let response = api_versions::respond_unsupported(&ranges());
         let as_version_0 = Call { version: 0, ..call };
         return Ok(encode(as_version_0, &response));
     }
-    let request: ApiVersionsRequest = decode(call, body)?;
-    Ok(encode(call, &api_versions::respond(&ranges(), catalog, &request, call.version)))
+    let mut addressee = None;
+    let request: ApiVersionsRequest = decode_with(call, body, |body| {
+        let (request, meant) = newer::api_versions_request(body)?;
+        addressee = Some(meant);
+        Ok(request)
+    })?;
+    let response = match addressee.filter(|meant| !api_versions::is_meant(node, meant)) {
+        Some(_) => api_versions::rebootstrap(),
+        None => api_versions::respond(&ranges(), catalog, &request, call.version),
+    };
+    Ok(encode(call, &response))
 }
 
 pub(super) fn node_info(context: &ConnectionContext, catalog: &Catalog) -> NodeInfo {
@@ -81,13 +123,13 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
     let catalog = shard.catalog();
     match call.api_key {
         api_table::METADATA => metadata(context, call, decode(call, body)?).await,
-        api_table::CREATE_TOPICS => create_topics(shard, call, decode(call, body)?).await,
-        api_table::DELETE_TOPICS => delete_topics(shard, call, decode(call, body)?).await,
+        api_table::CREATE_TOPICS => create_topics(context, call, decode(call, body)?).await,
+        api_table::DELETE_TOPICS => delete_topics(context, call, decode(call, body)?).await,
         api_table::DELETE_RECORDS => {
             let request: DeleteRecordsRequest = decode(call, body)?;
             Ok(encode(call, &delete_records::respond(shard, request).await))
         }
-        api_table::CREATE_PARTITIONS => create_partitions(shard, call, decode(call, body)?).await,
+        api_table::CREATE_PARTITIONS => create_partitions(context, call, decode(call, body)?).await,
         api_table::DESCRIBE_CONFIGS => {
             let request: DescribeConfigsRequest = decode(call, body)?;
             Ok(encode(
@@ -158,10 +200,23 @@ async fn transactional(shard: &ShardRef, call: Call, body: &[u8]) -> Outcome {
         api_table::END_TXN => {
             encode(call, &end_txn::respond(shard, &decode(call, body)?, call.version).await)
         }
-        api_table::WRITE_TXN_MARKERS => encode(call, &end_txn::write(shard, &decode(call, body)?).await),
+        api_table::WRITE_TXN_MARKERS => {
+            let request = decode_with(call, body, newer::write_txn_markers_request)?;
+            encode(call, &end_txn::write(shard, &request).await)
+        }
         api_table::TXN_OFFSET_COMMIT => {
-            let response = txn_offset_commit::respond(shard, decode(call, body)?, call.version).await;
-            encode(call, &response)
+            let topics = TopicIds::new(shard.catalog());
+            let request = decode_with(call, body, |body| {
+                newer::txn_offset_commit_request(body, |id| topics.name_of(id))
+            })?;
+            let response = txn_offset_commit::respond(shard, request, call.version).await;
+            encode_with(call, &response, |response| {
+                let topic = |topic: &TxnOffsetCommitResponseTopic| {
+                    let codes = topic.partitions.iter().map(|one| (one.partition_index, one.error_code));
+                    (topics.id_of(&topic.name), codes.collect())
+                };
+                newer::committed_response(&response.topics.iter().map(topic).collect::<Vec<_>>())
+            })
         }
         api_table::DESCRIBE_PRODUCERS => {
             encode(call, &describe_transactions::producers(shard, &decode(call, body)?).await)
@@ -198,9 +253,13 @@ pub(super) async fn planned<P: Send + 'static>(
 
 async fn metadata(context: &ConnectionContext, call: Call, request: MetadataRequest) -> Outcome {
     let shard = &context.shard;
-    let missing = metadata::topics_to_auto_create(&shard.catalog(), &shard.config, &request, call.version);
+    let mut missing =
+        metadata::topics_to_auto_create(&shard.catalog(), &shard.config, &request, call.version);
     if !missing.is_empty() {
         let config = shard.config.clone();
+        let mut mutations = Mutations::begin(context, call).await;
+        let each = config.partition_count_default.unsigned_abs() as usize;
+        mutations.refuse(&mut missing, |_| each);
         let outcome = shard
             .control
             .change(move |catalog| {
@@ -210,41 +269,73 @@ async fn metadata(context: &ConnectionContext, call: Call, request: MetadataRequ
         if let Err(error) = outcome {
             tracing::warn!("topics were not created automatically: {error}");
         }
+        mutations.end(context, false).await;
     }
     let catalog = shard.catalog();
     Ok(encode(call, &metadata::respond(&catalog, &node_info(context, &catalog), &request, call.version)))
 }
 
-async fn create_topics(shard: &ShardRef, call: Call, request: CreateTopicsRequest) -> Outcome {
+async fn create_topics(context: &ConnectionContext, call: Call, mut request: CreateTopicsRequest) -> Outcome {
+    let shard = &context.shard;
     let config = shard.config_now();
+    let mut mutations = Mutations::begin(context, call).await;
+    let catalog = shard.catalog();
+    let count = |topic: &CreatableTopic| create_topics::new_partitions(&catalog, &config, topic);
+    let refused = mutations.refuse(&mut request.topics, count);
+    let dry_run = request.validate_only;
     let (plan, outcome) = planned(shard, move |catalog| {
         let mut plan = create_topics::plan(catalog, &config, &request, call.version, rt::wall_ms());
         let changes = std::mem::take(&mut plan.changes);
         (plan, changes)
     })
     .await?;
-    Ok(encode(call, &create_topics::respond(plan, outcome)))
+    let mut response = create_topics::respond(plan, outcome);
+    create_topics::add_refused(&mut response, refused, &mutation_quota::exceeded());
+    mutations.end(context, dry_run).await;
+    Ok(encode(call, &response))
 }
 
-async fn delete_topics(shard: &ShardRef, call: Call, request: DeleteTopicsRequest) -> Outcome {
+async fn delete_topics(context: &ConnectionContext, call: Call, mut request: DeleteTopicsRequest) -> Outcome {
+    let shard = &context.shard;
     let config = shard.config.clone();
+    let mut mutations = Mutations::begin(context, call).await;
+    let catalog = shard.catalog();
+    let mut asked = delete_topics::asked(&request, call.version);
+    let refused = mutations.refuse(&mut asked, |state| delete_topics::partitions(&catalog, state));
+    delete_topics::set_asked(&mut request, call.version, asked);
     let (plan, outcome) = planned(shard, move |catalog| {
         let mut plan = delete_topics::plan(catalog, &config, &request, call.version);
         let changes = std::mem::take(&mut plan.changes);
         (plan, changes)
     })
     .await?;
-    Ok(encode(call, &delete_topics::respond(plan, outcome)))
+    let mut response = delete_topics::respond(plan, outcome);
+    delete_topics::add_refused(&mut response, refused, &mutation_quota::exceeded());
+    mutations.end(context, false).await;
+    Ok(encode(call, &response))
 }
 
-async fn create_partitions(shard: &ShardRef, call: Call, request: CreatePartitionsRequest) -> Outcome {
+async fn create_partitions(
+    context: &ConnectionContext,
+    call: Call,
+    mut request: CreatePartitionsRequest,
+) -> Outcome {
+    let shard = &context.shard;
+    let mut mutations = Mutations::begin(context, call).await;
+    let catalog = shard.catalog();
+    let count = |topic: &CreatePartitionsTopic| create_partitions::new_partitions(&catalog, topic);
+    let refused = mutations.refuse(&mut request.topics, count);
+    let dry_run = request.validate_only;
     let (plan, outcome) = planned(shard, move |catalog| {
         let mut plan = create_partitions::plan(catalog, &request);
         let changes = std::mem::take(&mut plan.changes);
         (plan, changes)
     })
     .await?;
-    Ok(encode(call, &create_partitions::respond(plan, outcome)))
+    let mut response = create_partitions::respond(plan, outcome);
+    create_partitions::add_refused(&mut response, refused, &mutation_quota::exceeded());
+    mutations.end(context, dry_run).await;
+    Ok(encode(call, &response))
 }
 
 async fn describe_log_dirs(shard: &ShardRef, call: Call, request: DescribeLogDirsRequest) -> Outcome {
@@ -264,7 +355,8 @@ async fn describe_log_dirs(shard: &ShardRef, call: Call, request: DescribeLogDir
         total_bytes: space.0,
         usable_bytes: space.1,
     };
-    Ok(encode(call, &describe_log_dirs::respond(&shard.catalog(), &dir, &sizes, &request)))
+    let response = describe_log_dirs::respond(&shard.catalog(), &dir, &sizes, &request);
+    Ok(encode_with(call, &response, newer::describe_log_dirs_response))
 }
 
 /// Size and free bytes of the file system below `path`, -1 each when unknown.

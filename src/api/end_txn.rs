@@ -1,4 +1,4 @@
-//! EndTxn (key 26, versions 0 to 5) and WriteTxnMarkers (key 27, version 1).
+//! EndTxn (key 26, versions 0 to 5) and WriteTxnMarkers (key 27, versions 1 and 2).
 //!
 //! Owner: the connection's core; the coordinator decides, the partitions' cores write markers. From version 5 on each
 //! end gives the producer its next epoch (KIP-890). WriteTxnMarkers serves administrators who end a transaction that

@@ -2,7 +2,8 @@
 //!
 //! Owner: the connection's core asks each partition's core. Special timestamps: -1 latest, -2 earliest,
 //! -3 the record with the largest timestamp (KIP-734), -4 earliest local and -5 latest tiered (KIP-405,
-//! KIP-1005). It must not cache.
+//! KIP-1005), -6 earliest that waits for
+//! its upload (KIP-1023). It must not cache.
 
 use std::rc::Rc;
 
@@ -27,6 +28,7 @@ const EARLIEST: i64 = -2;
 const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
+const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
 /// What a look-up found.
 #[derive(Clone, Copy)]
@@ -122,7 +124,9 @@ async fn look_up(
         }
         EARLIEST | EARLIEST_LOCAL => return at(log.log_start_offset(), -1),
         // There is no tiered storage: no offset, no error (KIP-1005).
-        LATEST_TIERED => return Found { error_code: 0, offset: -1, timestamp: -1, leader_epoch: -1 },
+        LATEST_TIERED | EARLIEST_PENDING_UPLOAD => {
+            return Found { error_code: 0, offset: -1, timestamp: -1, leader_epoch: -1 };
+        }
         MAX_TIMESTAMP => log.find_max_timestamp().await,
         ms if ms >= 0 => log.find_timestamp(ms).await,
         _ => return Found::error(UNSUPPORTED_VERSION),

@@ -33,6 +33,7 @@ mod init_producer_id;
 pub mod list_config_resources;
 mod list_offsets;
 pub mod metadata;
+mod mutation_quota;
 mod offset_for_leader_epoch;
 pub(crate) mod produce;
 pub mod replicas;
@@ -171,7 +172,7 @@ async fn handle_call(
             fetch::handle(context, call, &frame.bytes()[header_size..])
         }
         FETCH => return Handled::Ready(fetch::unsupported_version(call)),
-        API_VERSIONS => dispatch::api_versions(&context.shard.catalog(), call, &frame.bytes()[header_size..]),
+        API_VERSIONS => dispatch::api_versions(context, call, &frame.bytes()[header_size..]),
         key if groups::serves(key) && api_table::is_supported(key, call.version) => {
             let client = client_of(context, frame.bytes());
             drained().await;

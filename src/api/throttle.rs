@@ -47,6 +47,8 @@ const THROTTLE_FIRST_SINCE: &[(i16, i16)] = &[
 pub(super) struct Throttle {
     known: RefCell<Option<Known>>,
     muted_until: Cell<Option<Instant>>,
+    /// A pause that the request's own handler asks for, milliseconds.
+    asked_ms: Cell<u64>,
 }
 
 struct Known {
@@ -82,6 +84,16 @@ impl Throttle {
         let known = self.known.borrow();
         let limit = known.as_ref().and_then(|known| known.limits.fetch.as_ref());
         limit.map_or(usize::MAX, |limit| limit.window_amount() as usize)
+    }
+
+    /// The limit on changes of partitions for the client whose request is being handled.
+    pub(super) fn mutation_limit(&self) -> Option<Limit> {
+        self.known.borrow().as_ref().and_then(|known| known.limits.mutation.clone())
+    }
+
+    /// A pause for the request that is being handled: its answer says so.
+    pub(super) fn pause(&self, pause_ms: u64) {
+        self.asked_ms.set(pause_ms);
     }
 
     /// For how long the connection must not be read, milliseconds.
@@ -132,7 +144,9 @@ async fn charge(
         _ => None,
     };
     let time = limits.request.as_ref().map(|limit| (limit, spent.as_secs_f64() * 100.0));
-    let mut pause_ms = 0;
+    // Requests that ask for a pause are handled one at a time, after all before them were answered.
+    let asked = [CREATE_TOPICS, DELETE_TOPICS, CREATE_PARTITIONS, METADATA].contains(&call.api_key);
+    let mut pause_ms = if asked { throttle.asked_ms.take() } else { 0 };
     for (limit, amount) in bytes.into_iter().chain(time) {
         pause_ms = pause_ms.max(record(shard, limit, amount).await);
     }
@@ -147,7 +161,7 @@ async fn charge(
 }
 
 /// Puts an amount on the account of a limit, wherever it is kept; the pause it takes, milliseconds.
-async fn record(shard: &Shard, limit: &Limit, amount: f64) -> u64 {
+pub(super) async fn record(shard: &Shard, limit: &Limit, amount: f64) -> u64 {
     let home = limit.home(shard.mesh.cores());
     if home == shard.core {
         return shard.quotas.record(limit, amount, rt::wall_ms());
@@ -226,7 +240,8 @@ mod tests {
         macro_rules! check {
             ($($key:ident => $response:ty),* $(,)?) => {$({
                 let range = find($key).expect("listed");
-                for version in range.min.max(<$response as Message>::VERSIONS.min)..=range.max {
+                let last = crate::wire::newer::codec_version($key, range.max);
+                for version in range.min.max(<$response as Message>::VERSIONS.min)..=last {
                     let call = Call { api_key: $key, version, correlation_id: 9 };
                     let told = answer(call, <$response>::default().with_throttle_time_ms(PAUSE));
                     let mut ours = answer(call, <$response>::default());

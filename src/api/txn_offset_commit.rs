@@ -1,4 +1,5 @@
-//! TxnOffsetCommit (key 28, versions 0 to 5): offsets of a group that count if a transaction commits.
+//! TxnOffsetCommit (key 28, versions 0 to 6, the last by topic ids): offsets of a group that count if a
+//! transaction commits.
 //!
 //! Owner: the connection's core; the group's coordinator stores them. Spec: KIP-98, KIP-447 (fencing by member and
 //! generation, version 3), KIP-890 (from version 5 on the commit makes the group part of the transaction).
@@ -13,6 +14,7 @@ use kafka_protocol::messages::txn_offset_commit_response::{
 };
 use kafka_protocol::messages::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
 
+use super::control::TopicIds;
 use super::groups as groups_api;
 use super::txn_admission::{Admission, Applicant, admit};
 use crate::catalog::Catalog;
@@ -28,6 +30,9 @@ use crate::shard::{LocalFuture, Shard};
 const ABORTABLE_SINCE: i16 = 4;
 /// First version that makes the group part of the transaction.
 const IMPLICIT_SINCE: i16 = 5;
+
+/// First version with topic ids, whose clients know a group's own errors (KIP-1319).
+const TOPIC_IDS_SINCE: i16 = 6;
 
 pub(super) async fn respond(
     shard: &Rc<Shard>,
@@ -81,6 +86,9 @@ fn refusal(
     partition: &TxnOffsetCommitRequestPartition,
     metadata_bytes_max: usize,
 ) -> i16 {
+    if TopicIds::is_unknown(topic) {
+        return ResponseError::UnknownTopicId.code();
+    }
     let exists =
         catalog.topic(topic).is_some_and(|topic| topic.partition(partition.partition_index).is_some());
     if !exists {
@@ -125,7 +133,7 @@ async fn commit(
     let stored = shard.mesh.call(home.core, move |owner| store(owner, home, name, member, producer, items));
     match stored.await {
         Some(Ok(())) => 0,
-        Some(Err(error)) => group_code(error),
+        Some(Err(error)) => group_code(error, version),
         None => ResponseError::CoordinatorNotAvailable.code(),
     }
 }
@@ -157,8 +165,9 @@ fn transaction_code(error: TxnError, version: i16) -> i16 {
     error.code()
 }
 
-fn group_code(error: GroupError) -> i16 {
+fn group_code(error: GroupError, version: i16) -> i16 {
     match error {
+        error if version >= TOPIC_IDS_SINCE => groups_api::code(error),
         // Clients of this API know a stale member by its generation.
         GroupError::StaleEpoch | GroupError::FencedEpoch => groups_api::code(GroupError::IllegalGeneration),
         error => groups_api::code(error),

@@ -1,12 +1,14 @@
 //! `ringlog consume`: records of a topic to the standard output, with the flags of Kafka's `kafka-console-consumer`.
 //!
-//! Owner: the command that runs. With `--group` it begins at the group's committed offsets and commits what it has
-//! printed, as a consumer that was assigned its partitions by hand; it does not take part in rebalances. Invariants:
+//! Owner: the command that runs. With `--group` it is a member of that group: it begins at the group's committed
+//! offsets in the partitions that it is assigned, commits what it has printed, and leaves when it ends; with
+//! `--partition` as well, the partition is assigned by hand and the group only keeps its offset. Invariants:
 //! records of one partition are printed in order and once; with `read_committed` those of aborted transactions are
 //! not printed. Must not: keep more than one answer in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -16,8 +18,10 @@ use kafka_protocol::messages::{BrokerId, FetchRequest, TopicName};
 use super::client::{
     ClientError, Cluster, Endpoint, PartitionId, Record, Result, check, decode_records, text,
 };
-use super::group::{commit, committed};
+use super::group::{NOBODY, commit, committed};
+use super::membership::Membership;
 use super::produce::split_property;
+use super::serve::stop_flag;
 use crate::wire::record_batch::parse_header;
 
 const LATEST: i64 = -1;
@@ -49,7 +53,8 @@ pub(super) struct ConsumeArguments {
     /// End when nothing came for so long, in milliseconds
     #[arg(long, value_name = "MS")]
     timeout_ms: Option<u64>,
-    /// Begin at this group's offsets and commit to them
+    /// Be a member of this group: begin at its offsets, commit to them, share the partitions with its other members;
+    /// with --partition, keep only the offsets in it
     #[arg(long, visible_alias = "group-id")]
     group: Option<String>,
     /// read_uncommitted or read_committed
@@ -149,21 +154,168 @@ pub(super) fn run(arguments: &ConsumeArguments) -> Result<()> {
     };
     let format = LineFormat::new(&arguments.property)?;
     let mut cluster = Cluster::connect(&arguments.endpoint)?;
-    let mut leaders = cluster.leaders(&[&arguments.topic])?;
-    if let Some(partition) = arguments.partition {
-        leaders.retain(|(_, index), _| *index == partition);
+    let reader = Reader { arguments, format: &format, read_committed, stop: stop_flag() };
+    let mut progress = Progress::new(arguments);
+    match (&arguments.group, arguments.partition) {
+        (Some(group), None) => {
+            let mut member = Membership::new(group, &arguments.topic, arguments.endpoint.request_timeout_ms);
+            let outcome = reader.consume_as(&mut cluster, &mut member, &mut progress);
+            // Whatever ended it: others are to have the partitions now.
+            let left = member.leave(&mut cluster);
+            outcome.and(left)?;
+        }
+        (group, _) => {
+            let mut leaders = cluster.leaders(&[&arguments.topic])?;
+            if let Some(partition) = arguments.partition {
+                leaders.retain(|(_, index), _| *index == partition);
+            }
+            if leaders.is_empty() {
+                return Err(ClientError::Protocol("there is no such partition".to_owned()));
+            }
+            let all = leaders.keys().cloned().collect();
+            let mut positions = starts(&mut cluster, arguments, all, read_committed)?;
+            let outcome = reader.consume(&mut cluster, &leaders, &mut positions, None, &mut progress);
+            if let Some(group) = group {
+                commit(&mut cluster, group, NOBODY, &positions)?;
+            }
+            outcome?;
+        }
     }
-    if leaders.is_empty() {
-        return Err(ClientError::Protocol("there is no such partition".to_owned()));
-    }
-    let mut positions = starts(&mut cluster, arguments, leaders.keys().cloned().collect(), read_committed)?;
-    let outcome = consume(&mut cluster, arguments, &format, read_committed, &leaders, &mut positions);
-    if let Some(group) = &arguments.group {
-        commit(&mut cluster, group, &positions)?;
-    }
-    let printed = outcome?;
-    eprintln!("Processed a total of {printed} messages");
+    eprintln!("Processed a total of {} messages", progress.printed);
     Ok(())
+}
+
+/// How far a command has come.
+struct Progress {
+    printed: u64,
+    left: u64,
+    last_news: Instant,
+}
+
+impl Progress {
+    fn new(arguments: &ConsumeArguments) -> Progress {
+        let left = arguments.max_messages.unwrap_or(u64::MAX);
+        Progress { printed: 0, left, last_news: Instant::now() }
+    }
+}
+
+/// Why reading ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Enough, or nobody reads any more.
+    Done,
+    /// The group is assigning its partitions anew.
+    Rebalance,
+}
+
+/// What stays the same while a command reads.
+struct Reader<'a> {
+    arguments: &'a ConsumeArguments,
+    format: &'a LineFormat,
+    read_committed: bool,
+    stop: &'a AtomicBool,
+}
+
+impl Reader<'_> {
+    /// Reads what a group assigns, until it is enough.
+    fn consume_as(
+        &self,
+        cluster: &mut Cluster,
+        member: &mut Membership,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        loop {
+            let assigned = member.join(cluster)?;
+            let mut leaders = cluster.leaders(&[&self.arguments.topic])?;
+            leaders.retain(|(_, index), _| assigned.contains(index));
+            let partitions = leaders.keys().cloned().collect();
+            let mut positions = starts(cluster, self.arguments, partitions, self.read_committed)?;
+            progress.last_news = Instant::now();
+            let outcome = self.consume(cluster, &leaders, &mut positions, Some(member), progress);
+            let committed = member.commit(cluster, &positions);
+            let end = outcome?;
+            committed?;
+            if end == End::Done {
+                return Ok(());
+            }
+        }
+    }
+
+    fn consume(
+        &self,
+        cluster: &mut Cluster,
+        leaders: &BTreeMap<PartitionId, i32>,
+        positions: &mut BTreeMap<PartitionId, i64>,
+        mut member: Option<&mut Membership>,
+        progress: &mut Progress,
+    ) -> Result<End> {
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        let brokers: BTreeSet<i32> = leaders.values().copied().collect();
+        while progress.left > 0 && !self.stop.load(Ordering::Relaxed) {
+            for leader in &brokers {
+                let wanted = leaders.iter().filter(|(_, id)| *id == leader).map(|(partition, _)| partition);
+                let request = fetch_request(wanted, positions, self.read_committed);
+                // Up to version 12 topics go by name; from version 4 on there are isolation levels.
+                let answer = cluster.broker(*leader)?.call(4, 12, |version| {
+                    if version < 12 { request } else { request.with_session_epoch(-1) }
+                })?;
+                check("fetch", answer.error_code, None)?;
+                for topic in answer.responses {
+                    for data in topic.partitions {
+                        let partition = (topic.topic.to_string(), data.partition_index);
+                        if !self.print(&mut out, &data, &partition, positions, progress)? {
+                            return Ok(End::Done);
+                        }
+                    }
+                }
+                // A closed pipe is the reader's way to say that it has enough.
+                if out.flush().is_err() {
+                    return Ok(End::Done);
+                }
+            }
+            if let Some(member) = &mut member {
+                if brokers.is_empty() {
+                    // A spare member: others have all partitions.
+                    std::thread::sleep(Duration::from_millis(WAIT_MS as u64));
+                }
+                if progress.left > 0 && !member.tend(cluster, positions)? {
+                    return Ok(End::Rebalance);
+                }
+            }
+            let quiet = |ms| progress.last_news.elapsed() >= Duration::from_millis(ms);
+            if self.arguments.timeout_ms.is_some_and(quiet) {
+                break;
+            }
+        }
+        Ok(End::Done)
+    }
+
+    /// Prints what is new of one partition; false when nobody reads any more.
+    fn print(
+        &self,
+        out: &mut impl Write,
+        data: &PartitionData,
+        partition: &PartitionId,
+        positions: &mut BTreeMap<PartitionId, i64>,
+        progress: &mut Progress,
+    ) -> Result<bool> {
+        for record in fresh_records(data, partition, positions, self.read_committed)? {
+            if progress.left == 0 {
+                return Ok(true);
+            }
+            if out.write_all(&self.format.line(partition.1, &record)).is_err() {
+                return Ok(false);
+            }
+            positions.insert(partition.clone(), record.offset + 1);
+            progress.last_news = Instant::now();
+            progress.printed += 1;
+            progress.left -= 1;
+        }
+        if progress.left > 0 {
+            skip_to_end(data, partition, positions);
+        }
+        Ok(true)
+    }
 }
 
 /// Where to begin in each partition.
@@ -203,63 +355,6 @@ fn starts(
         }
     }
     Ok(starts)
-}
-
-fn consume(
-    cluster: &mut Cluster,
-    arguments: &ConsumeArguments,
-    format: &LineFormat,
-    read_committed: bool,
-    leaders: &BTreeMap<PartitionId, i32>,
-    positions: &mut BTreeMap<PartitionId, i64>,
-) -> Result<u64> {
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let brokers: BTreeSet<i32> = leaders.values().copied().collect();
-    let mut left = arguments.max_messages.unwrap_or(u64::MAX);
-    let mut printed = 0;
-    let mut last_news = Instant::now();
-    while left > 0 {
-        for leader in &brokers {
-            let wanted = leaders.iter().filter(|(_, id)| *id == leader).map(|(partition, _)| partition);
-            let request = fetch_request(wanted, positions, read_committed);
-            // Up to version 12 topics go by name; from version 4 on there are isolation levels.
-            let answer = cluster
-                .broker(*leader)?
-                .call(4, 12, |version| if version < 12 { request } else { request.with_session_epoch(-1) })?;
-            check("fetch", answer.error_code, None)?;
-            for topic in answer.responses {
-                for data in topic.partitions {
-                    let partition = (topic.topic.to_string(), data.partition_index);
-                    let records = fresh_records(&data, &partition, positions, read_committed)?;
-                    for record in records {
-                        if left == 0 {
-                            break;
-                        }
-                        let closed = out.write_all(&format.line(partition.1, &record)).is_err();
-                        if closed {
-                            return Ok(printed);
-                        }
-                        positions.insert(partition.clone(), record.offset + 1);
-                        last_news = Instant::now();
-                        printed += 1;
-                        left -= 1;
-                    }
-                    if left > 0 {
-                        skip_to_end(&data, &partition, positions);
-                    }
-                }
-            }
-            // A closed pipe is the reader's way to say that it has enough.
-            if out.flush().is_err() {
-                return Ok(printed);
-            }
-        }
-        let quiet = arguments.timeout_ms.is_some_and(|ms| last_news.elapsed() >= Duration::from_millis(ms));
-        if quiet {
-            break;
-        }
-    }
-    Ok(printed)
 }
 
 fn fetch_request<'a>(

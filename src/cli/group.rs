@@ -235,8 +235,16 @@ pub(super) fn committed(cluster: &mut Cluster, group: &str) -> Result<BTreeMap<P
     Ok(offsets)
 }
 
-/// Commits offsets for a group without members.
-pub(super) fn commit(cluster: &mut Cluster, group: &str, offsets: &BTreeMap<PartitionId, i64>) -> Result<()> {
+/// Who commits that is no member: only for a group without members.
+pub(super) const NOBODY: (&str, i32) = ("", -1);
+
+/// Commits offsets for a member, by its id and generation, or for [`NOBODY`].
+pub(super) fn commit(
+    cluster: &mut Cluster,
+    group: &str,
+    member: (&str, i32),
+    offsets: &BTreeMap<PartitionId, i64>,
+) -> Result<()> {
     let mut topics: BTreeMap<&str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
     for ((topic, index), offset) in offsets {
         topics.entry(topic).or_default().push(
@@ -251,7 +259,8 @@ pub(super) fn commit(cluster: &mut Cluster, group: &str, offsets: &BTreeMap<Part
     });
     let request = OffsetCommitRequest::default()
         .with_group_id(GroupId(text(group)))
-        .with_generation_id_or_member_epoch(-1)
+        .with_member_id(text(member.0))
+        .with_generation_id_or_member_epoch(member.1)
         .with_retention_time_ms(-1)
         .with_topics(topics.collect());
     let answer = cluster.coordinator(group)?.call(2, 7, |_| request)?;

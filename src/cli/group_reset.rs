@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::client::{ClientError, Cluster, PartitionId, Result};
-use super::group::{GroupArguments, commit, committed, described, scope};
+use super::group::{GroupArguments, NOBODY, commit, committed, described, scope};
 use super::table;
 
 const LATEST: i64 = -1;
@@ -63,7 +63,7 @@ pub(super) fn run(
     }
     let targets = targets(cluster, arguments, reset, group)?;
     if reset.execute {
-        commit(cluster, group, &targets)?;
+        commit(cluster, group, NOBODY, &targets)?;
     } else if !reset.dry_run && !reset.export {
         eprintln!("Nothing was changed: add --execute to move the offsets.");
     }

@@ -8,6 +8,7 @@ mod entities;
 mod group;
 mod group_reset;
 mod log_dump;
+mod membership;
 mod produce;
 mod serve;
 mod table;

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
@@ -23,8 +24,8 @@ use crate::net;
 use crate::preflight;
 use crate::rt;
 use crate::shard::{
-    CleanMark, CleanPartition, Control, Job, Mesh, Shard, ShardSetup, build_mesh, open_shard,
-    read_clean_mark, set_strays_aside, start_cleaner, write_clean_mark,
+    CleanMark, CleanPartition, ConnectionCounts, Control, Job, Mesh, Shard, ShardSetup, build_mesh,
+    open_shard, read_clean_mark, set_strays_aside, start_cleaner, write_clean_mark,
 };
 use crate::storage::probe_disk;
 
@@ -81,6 +82,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
     let cleaner =
         start_cleaner(&config).map_err(|error| vec![format!("cannot start the cleaner threads: {error}")])?;
     let (ready, all_ready) = flume::bounded(config.cores.len());
+    let connections = Arc::new(ConnectionCounts::default());
     let mut cores = Vec::new();
     for (core, inbox) in inboxes.into_iter().enumerate() {
         let plan = memory_plan(&config);
@@ -92,6 +94,7 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
             control: control.clone(),
             clean: clean.clone(),
             cleaner: cleaner.clone(),
+            connections: connections.clone(),
             tail_bytes: plan.tail_bytes,
             frame_bytes: plan.frame_bytes,
         };
@@ -345,6 +348,22 @@ fn stop_signals() -> libc::sigset_t {
 fn block_stop_signals() {
     // SAFETY: the set is initialised; the old mask is not wanted.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &stop_signals(), std::ptr::null_mut()) };
+}
+
+/// For a command that has something to put in order before it ends: a flag that the first SIGTERM or SIGINT raises.
+/// The second ends the process at once. To be called before any other thread starts.
+pub(super) fn stop_flag() -> &'static AtomicBool {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    block_stop_signals();
+    let waiting = std::thread::Builder::new().name("ringlog-signals".into()).spawn(|| {
+        wait_for_stop_signal();
+        STOP.store(true, Ordering::Relaxed);
+        exit_on_second_signal();
+    });
+    if let Err(error) = waiting {
+        eprintln!("ringlog: signals end this command only by force: {error}");
+    }
+    &STOP
 }
 
 fn wait_for_stop_signal() {

@@ -73,8 +73,6 @@ pub struct BrokerConfig {
     pub segment_bytes: u32,
     /// `log.roll.{ms,hours}`.
     pub roll_ms: i64,
-    /// `log.index.interval.bytes`.
-    pub index_interval_bytes: u32,
     /// `log.flush.interval.messages`; `i64::MAX` when not relaxed.
     pub flush_messages: i64,
     /// `log.flush.interval.ms`; `i64::MAX` when not relaxed.
@@ -210,7 +208,6 @@ impl BrokerConfig {
             segment_bytes: long("log.segment.bytes") as u32,
             roll_ms: explicit_long(&settings, "log.roll.ms")
                 .unwrap_or_else(|| long("log.roll.hours").saturating_mul(3_600_000)),
-            index_interval_bytes: long("log.index.interval.bytes") as u32,
             flush_messages: long("log.flush.interval.messages"),
             flush_ms: explicit_long(&settings, "log.flush.interval.ms")
                 .unwrap_or_else(|| long("log.flush.scheduler.interval.ms")),

@@ -46,8 +46,8 @@ pub struct TopicConfig {
     pub segment_bytes: u32,
     /// `segment.ms`.
     pub segment_ms: i64,
-    /// `index.interval.bytes`.
-    pub index_interval_bytes: u32,
+    /// `segment.jitter.ms`.
+    pub segment_jitter_ms: i64,
     /// `max.message.bytes`, of one record batch.
     pub max_message_bytes: i32,
     /// `message.timestamp.type`.
@@ -94,7 +94,7 @@ impl TopicConfig {
             retention_bytes: long("retention.bytes"),
             segment_bytes: long("segment.bytes") as u32,
             segment_ms: long("segment.ms"),
-            index_interval_bytes: long("index.interval.bytes") as u32,
+            segment_jitter_ms: long("segment.jitter.ms"),
             max_message_bytes: long("max.message.bytes") as i32,
             timestamp_type: TimestampType::parse(&text("message.timestamp.type")),
             timestamp_before_max_ms: long("message.timestamp.before.max.ms"),

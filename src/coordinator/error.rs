@@ -78,6 +78,9 @@ pub enum GroupError {
     /// The topic or partition is not there.
     #[error("unknown topic or partition")]
     UnknownPartition,
+    /// There is no topic of that id.
+    #[error("no topic has this id")]
+    UnknownTopicId,
     /// The record could not be made durable.
     #[error("the record could not be stored")]
     Storage,

@@ -1,7 +1,8 @@
 //! Transactional ids as they lie in `__transaction_state`: Kafka's TransactionLogKey and TransactionLogValue.
 //!
 //! Owner: nobody; pure. Spec: TransactionLogKey 0; TransactionLogValue 0 (read) and 1 (read and written), whose tagged
-//! fields are the previous producer id (0), the next one (1) and the client's transaction version (2).
+//! fields are the previous producer id (0), the next one (1) and the client's transaction version (2);
+//! and, of our own, the last epoch (10000).
 //! Invariant: what [`encode`] writes, [`decode`] reads; anything else is `None`, never a panic.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,9 @@ const VALUE_VERSION: i16 = 1;
 const TAG_PREVIOUS_PRODUCER_ID: u32 = 0;
 const TAG_NEXT_PRODUCER_ID: u32 = 1;
 const TAG_CLIENT_VERSION: u32 = 2;
+/// A field of our own, far above Kafka's: the epoch before a bump whose answer may have been lost. Kafka forgets it at
+/// a restart and then refuses a client that asks again; readers skip tags that they do not know (KIP-482).
+const TAG_LAST_EPOCH: u32 = 10_000;
 /// The smallest topic of a value: name length, partition count, tagged fields.
 const TOPIC_SIZE_MIN: usize = 3;
 
@@ -57,7 +61,8 @@ fn encode_value(metadata: &TxnMetadata) -> Vec<u8> {
     ];
     let ids = ids.into_iter().filter(|(_, id)| *id != NO_PRODUCER_ID);
     let versioned = metadata.client_version != 0;
-    out.unsigned_varint(ids.clone().count() as u32 + u32::from(versioned));
+    let bumped = metadata.last_epoch != NO_EPOCH;
+    out.unsigned_varint(ids.clone().count() as u32 + u32::from(versioned) + u32::from(bumped));
     for (tag, id) in ids {
         out.unsigned_varint(tag);
         out.unsigned_varint(8);
@@ -67,6 +72,11 @@ fn encode_value(metadata: &TxnMetadata) -> Vec<u8> {
         out.unsigned_varint(TAG_CLIENT_VERSION);
         out.unsigned_varint(2);
         out.i16(metadata.client_version);
+    }
+    if bumped {
+        out.unsigned_varint(TAG_LAST_EPOCH);
+        out.unsigned_varint(2);
+        out.i16(metadata.last_epoch);
     }
     value
 }
@@ -123,6 +133,7 @@ fn decode_value(reader: &mut Reader<'_>, flexible: bool) -> Result<Option<TxnMet
                 TAG_PREVIOUS_PRODUCER_ID => metadata.previous_producer_id = field.i64()?,
                 TAG_NEXT_PRODUCER_ID => metadata.next_producer_id = field.i64()?,
                 TAG_CLIENT_VERSION => metadata.client_version = field.i16()?,
+                TAG_LAST_EPOCH => metadata.last_epoch = field.i16()?,
                 _ => {}
             }
             Ok(())
@@ -149,7 +160,9 @@ mod tests {
     fn records_round_trip() {
         let mut rotated = sample();
         (rotated.previous_producer_id, rotated.next_producer_id, rotated.client_version) = (5, 6, 2);
-        for metadata in [sample(), rotated, TxnMetadata::new(1, 2, 3)] {
+        let mut bumped = rotated.clone();
+        (bumped.epoch, bumped.last_epoch) = (1, 0);
+        for metadata in [sample(), rotated, bumped, TxnMetadata::new(1, 2, 3)] {
             let record = encode("id-\u{e4}", Some(&metadata));
             assert_eq!(decode_key(&record.key).as_deref(), Some("id-\u{e4}"));
             assert_eq!(decode(record.value.as_deref().unwrap()), Some(metadata));

@@ -13,16 +13,18 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
 use super::frame_pool::FrameBuffer;
+use super::idle::{Activity, Verdict};
 use super::receive;
 use super::send::send_all;
 use crate::api;
 use crate::limits::{
-    IDLE_CHECK_MS, LANDING_BATCH_BYTES_MIN, LANDING_NOW_BYTES_MAX, LANDING_NOW_BYTES_MIN, LARGE_FRAME_MS_MAX,
+    LANDING_BATCH_BYTES_MIN, LANDING_NOW_BYTES_MAX, LANDING_NOW_BYTES_MIN, LARGE_FRAME_MS_MAX,
     LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX, READ_BUFFER_BYTES_MIN, WAKE_BYTES_MAX,
     WAKE_BYTES_MIN,
 };
@@ -171,7 +173,7 @@ struct Pipeline {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn run(shard: Rc<Shard>, stream: TcpStream, listener: usize) {
+pub(super) async fn run(shard: Rc<Shard>, stream: TcpStream, listener: usize, activity: Activity) {
     let fd = stream.as_raw_fd();
     let socket = Rc::new(Socket { stream: RefCell::new(stream), fd });
     let pipeline = Rc::new(Pipeline {
@@ -186,7 +188,7 @@ pub(super) async fn run(shard: Rc<Shard>, stream: TcpStream, listener: usize) {
     let writer = write_replies(socket.clone(), pipeline.clone());
     let reader = async {
         let stopped = shard.stop.wait_until(|| shard.is_stopping());
-        let reading = read_requests(&shard, &socket, &pipeline, listener);
+        let reading = read_requests(&shard, &socket, &pipeline, listener, activity);
         let outcome = futures_lite::future::or(reading, async {
             stopped.await;
             Ok(())
@@ -206,10 +208,10 @@ async fn read_requests(
     socket: &Rc<Socket>,
     pipeline: &Rc<Pipeline>,
     listener: usize,
+    activity: Activity,
 ) -> io::Result<()> {
     let mut buffer = vec![0; READ_BUFFER_BYTES_MIN];
     let (mut start, mut end) = (0, 0);
-    let mut heard_ms = rt::wall_ms();
     // After a large frame another one is likely: only its first bytes are read before its place is known.
     let mut peek = false;
     let limit = shard.config.request_bytes_max.max(0) as usize;
@@ -252,26 +254,25 @@ async fn read_requests(
         }
         let count = match socket.try_read(&mut buffer[end..to], &mut [])? {
             Some(count) => count,
-            None => match wait_to_read(socket, &mut buffer[end..to]).await? {
-                Some(count) => count,
-                None => {
-                    // Nothing for a while: the memory serves others meanwhile.
-                    if end == 0 {
+            None => {
+                let roomy = end == 0 && buffer.len() > READ_BUFFER_BYTES_MIN;
+                activity.begins_to_wait(roomy);
+                let waited = wait_to_read(socket, pipeline, &activity, &mut buffer[end..to]).await?;
+                activity.ends_to_wait();
+                match waited {
+                    Some(count) => count,
+                    None => {
+                        // Nothing for a while: the memory serves others meanwhile.
                         buffer = vec![0; READ_BUFFER_BYTES_MIN];
+                        continue;
                     }
-                    let idle_ms = u64::try_from(rt::wall_ms() - heard_ms).unwrap_or(0);
-                    let idle_ms_max = shard.config.connection_idle_ms_max;
-                    if pipeline.depth.get() == 0 && idle_ms_max.is_some_and(|most| idle_ms >= most) {
-                        return Err(io::Error::other("idle for connections.max.idle.ms"));
-                    }
-                    continue;
                 }
-            },
+            }
         };
         if count == 0 {
             return Ok(());
         }
-        heard_ms = rt::wall_ms();
+        activity.heard();
         end += count;
         if end == buffer.len() {
             // A full read: more is waiting, so that the next one may take several frames.
@@ -280,11 +281,27 @@ async fn read_requests(
     }
 }
 
-/// Waits for bytes, but not for ever: `None` when none came for a while.
-async fn wait_to_read(socket: &Rc<Socket>, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    let count = futures_lite::future::or(async { socket.read(buffer).await.map(Some) }, async {
-        rt::sleep_ms(IDLE_CHECK_MS).await;
-        Ok(None)
+/// Waits for bytes; `None` when none came for a while and the buffer holds more memory than it has to.
+async fn wait_to_read(
+    socket: &Socket,
+    pipeline: &Pipeline,
+    activity: &Activity,
+    buffer: &mut [u8],
+) -> io::Result<Option<usize>> {
+    let count = poll_fn(|cx| {
+        if let Poll::Ready(count) = Pin::new(&mut *socket.stream.borrow_mut()).poll_read(cx, buffer) {
+            return Poll::Ready(count.map(Some));
+        }
+        match activity.verdict(cx.waker()) {
+            Verdict::Wait => Poll::Pending,
+            Verdict::Trim => Poll::Ready(Ok(None)),
+            Verdict::Close if pipeline.depth.get() > 0 => {
+                // It is the peer that waits.
+                activity.heard();
+                Poll::Pending
+            }
+            Verdict::Close => Poll::Ready(Err(io::Error::other("idle for connections.max.idle.ms"))),
+        }
     })
     .await;
     rt::slice_begins();

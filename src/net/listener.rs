@@ -1,8 +1,7 @@
 //! One listening socket per core (SO_REUSEPORT): the kernel spreads connections over the cores.
 //!
 //! Owner: one core. Invariants: at most `max.connections` over all cores, and `max.connections.per.ip` of one
-//! address, of which each core takes its share; an accept error never ends the
-//! loop; a stop closes the socket. It must not read from connections.
+//! address; an accept error never ends the loop; a stop closes the socket. It must not read from connections.
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -11,6 +10,7 @@ use std::rc::Rc;
 use glommio::net::{TcpListener, TcpStream};
 
 use super::connection;
+use super::idle::Seats;
 use crate::api;
 use crate::metrics::{self, Counter};
 use crate::rt;
@@ -27,12 +27,13 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Accepts connections of listener number `number` until the broker stops.
 pub async fn serve(shard: Rc<Shard>, listener: TcpListener, number: usize) {
+    let seats = Rc::new(Seats::default());
     let accepting = {
-        let shard = shard.clone();
+        let (shard, seats) = (shard.clone(), seats.clone());
         async move {
             loop {
                 match listener.accept().await {
-                    Ok(stream) => admit(&shard, stream, number),
+                    Ok(stream) => admit(&shard, stream, number, &seats),
                     Err(error) => {
                         tracing::warn!("accept failed: {error}");
                         rt::sleep_ms(ACCEPT_RETRY_MS).await;
@@ -42,14 +43,15 @@ pub async fn serve(shard: Rc<Shard>, listener: TcpListener, number: usize) {
         }
     };
     let stopped = shard.stop.wait_until(|| shard.is_stopping());
-    futures_lite::future::or(accepting, stopped).await;
+    let working = futures_lite::future::or(accepting, seats.sweep(&shard));
+    futures_lite::future::or(working, stopped).await;
 }
 
-fn admit(shard: &Rc<Shard>, stream: TcpStream, listener: usize) {
+fn admit(shard: &Rc<Shard>, stream: TcpStream, listener: usize, seats: &Rc<Seats>) {
     if shard.is_stopping() {
         return;
     }
-    let address = stream.peer_addr().ok().map(|peer| peer.ip());
+    let address = stream.peer_addr().ok().map(|peer| peer.ip().to_canonical());
     if !shard.admit_connection(address) {
         metrics::add(Counter::ConnectionsRefused, 1);
         if shard.may_complain() {
@@ -60,13 +62,13 @@ fn admit(shard: &Rc<Shard>, stream: TcpStream, listener: usize) {
     metrics::add(Counter::ConnectionsAccepted, 1);
     let _ = stream.set_nodelay(true);
     choose_congestion_control(&stream);
-    let shard = shard.clone();
+    let (shard, activity) = (shard.clone(), seats.take());
     rt::spawn(async move {
         if shard.quotas.limits_ips() && !is_welcome(&shard, &stream).await {
             shard.release_connection(address);
             return;
         }
-        connection::run(shard.clone(), stream, listener).await;
+        connection::run(shard.clone(), stream, listener, activity).await;
         shard.release_connection(address);
     });
 }

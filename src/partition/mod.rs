@@ -71,7 +71,7 @@ impl Partition {
 
     /// Takes a new topic configuration, effective from the next append on.
     pub fn set_config(&self, config: Rc<TopicConfig>) {
-        self.log.set_config(log_config(&config));
+        self.log.set_config(log_config(&config, self.topic_id, self.index));
         *self.config.borrow_mut() = config;
     }
 
@@ -81,12 +81,12 @@ impl Partition {
     }
 }
 
-/// What a topic's configuration means for its logs.
-pub fn log_config(topic: &TopicConfig) -> LogConfig {
+/// What a topic's configuration means for one of its logs.
+pub fn log_config(topic: &TopicConfig, topic_id: Uuid, partition: i32) -> LogConfig {
     let policy = topic.cleanup_policy;
+    let rolled_ms = topic.segment_ms - jitter_ms(topic, topic_id, partition);
     // Only sealed segments are compacted, so that one must not stay active beyond the lag.
-    let segment_ms =
-        if policy.compact { topic.segment_ms.min(topic.compaction_lag_ms_max) } else { topic.segment_ms };
+    let segment_ms = if policy.compact { rolled_ms.min(topic.compaction_lag_ms_max) } else { rolled_ms };
     LogConfig {
         segment_bytes: u64::from(topic.segment_bytes),
         segment_ms,
@@ -101,5 +101,37 @@ pub fn log_config(topic: &TopicConfig) -> LogConfig {
         flush_records: topic.flush_messages,
         flush_ms: topic.flush_ms,
         write_caching: topic.write_caching,
+    }
+}
+
+/// How much earlier than others a partition's segments roll, so that not all do at once: the same at each start.
+fn jitter_ms(topic: &TopicConfig, topic_id: Uuid, partition: i32) -> i64 {
+    let most = topic.segment_jitter_ms.min(topic.segment_ms - 1);
+    if most <= 0 {
+        return 0;
+    }
+    let spread =
+        topic_id.as_u128() as u64 ^ (partition as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (spread % (most as u64).saturating_add(1)) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ConfigSources, load};
+
+    #[test]
+    fn jitter_spreads_the_age_at_which_segments_roll() {
+        let broker = load(&ConfigSources::default()).expect("valid").config;
+        let overrides = [("segment.ms", "1000"), ("segment.jitter.ms", "400")];
+        let overrides =
+            overrides.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let topic = TopicConfig::effective(&broker, &overrides);
+        let ages: Vec<i64> =
+            (0..50).map(|partition| log_config(&topic, Uuid::from_u128(7), partition).segment_ms).collect();
+        assert!(ages.iter().all(|age| (600..=1000).contains(age)), "{ages:?}");
+        assert!(ages.iter().any(|age| *age < 700) && ages.iter().any(|age| *age > 900), "{ages:?}");
+        let plain = TopicConfig { segment_jitter_ms: 0, ..topic };
+        assert_eq!(log_config(&plain, Uuid::from_u128(7), 3).segment_ms, 1000);
     }
 }

@@ -3,8 +3,9 @@
 //! Owner: one core. Every core has the table of limits; the use of one limit is accounted on one core only, its
 //! *home* (by a hash of its name), so that a client with connections on several cores gets its rate once and not
 //! once a core. Invariants: without quotas nothing is looked up or counted; at most [`QUOTA_METERS_MAX`] meters a
-//! core. Spec: KIP-13, KIP-55, KIP-124, KIP-546, KIP-612. Must not: know the protocol.
+//! core. Spec: KIP-13, KIP-55, KIP-124, KIP-546, KIP-599, KIP-612. Must not: know the protocol.
 
+mod bucket;
 mod meter;
 
 use std::cell::{Cell, RefCell};
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use crate::catalog::{Configs, QuotaEntity};
 use crate::limits::{QUOTA_METERS_MAX, THROTTLE_MS_MAX};
+use bucket::Bucket;
 use meter::Meter;
 
 /// Keys of client quotas, as Describe- and AlterClientQuotas name them.
@@ -22,6 +24,8 @@ pub const PRODUCE_RATE: &str = "producer_byte_rate";
 pub const FETCH_RATE: &str = "consumer_byte_rate";
 /// Hundredths of one core's time that a client may use.
 pub const REQUEST_PERCENTAGE: &str = "request_percentage";
+/// Partitions a second that a client may create and delete.
+pub const MUTATION_RATE: &str = "controller_mutation_rate";
 /// Connections a second that an address may open.
 pub const CONNECTION_RATE: &str = "connection_creation_rate";
 
@@ -36,6 +40,16 @@ pub struct Limit {
     /// What may be used a second.
     rate: f64,
     throttle_ms_max: u64,
+    kind: LimitKind,
+}
+
+/// How the use of a limit is measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum LimitKind {
+    /// As a rate over windows.
+    Rate,
+    /// With a token bucket.
+    Bucket,
 }
 
 /// All limits that apply to a client.
@@ -47,6 +61,8 @@ pub struct ClientLimits {
     pub fetch: Option<Limit>,
     /// Time of a core, in percent.
     pub request: Option<Limit>,
+    /// Partitions created and deleted.
+    pub mutation: Option<Limit>,
 }
 
 impl Limit {
@@ -68,6 +84,7 @@ impl Limit {
 pub struct Quotas {
     table: RefCell<BTreeMap<QuotaEntity, Configs>>,
     meters: RefCell<HashMap<Arc<str>, Meter>>,
+    buckets: RefCell<HashMap<Arc<str>, Bucket>>,
     limits_clients: Cell<bool>,
     limits_ips: Cell<bool>,
     generation: Cell<u64>,
@@ -106,6 +123,9 @@ impl Quotas {
             produce: self.client_limit(PRODUCE_RATE, user, client_id, THROTTLE_MS_MAX),
             fetch: self.client_limit(FETCH_RATE, user, client_id, THROTTLE_MS_MAX),
             request: self.client_limit(REQUEST_PERCENTAGE, user, client_id, REQUEST_THROTTLE_MS_MAX),
+            mutation: self
+                .client_limit(MUTATION_RATE, user, client_id, THROTTLE_MS_MAX)
+                .map(|limit| Limit { kind: LimitKind::Bucket, ..limit }),
         }
     }
 
@@ -121,7 +141,7 @@ impl Quotas {
                 let user = of_user.map_or("", |_| user);
                 let client_id = of_client.map_or("", |_| client_id);
                 let name = format!("{key}/{}:{user}/{client_id}", user.len());
-                return Some(Limit { name: name.into(), rate, throttle_ms_max });
+                return Some(Limit { name: name.into(), rate, throttle_ms_max, kind: LimitKind::Rate });
             }
         }
         None
@@ -135,6 +155,7 @@ impl Quotas {
             name: format!("{CONNECTION_RATE}/{ip}").into(),
             rate,
             throttle_ms_max: REQUEST_THROTTLE_MS_MAX,
+            kind: LimitKind::Rate,
         })
     }
 
@@ -149,6 +170,10 @@ impl Quotas {
     /// On the home core of `limit`: notes that `amount` was used; for how many milliseconds the client must pause
     /// so that its rate comes back to the limit.
     pub fn record(&self, limit: &Limit, amount: f64, now_ms: i64) -> u64 {
+        if limit.kind == LimitKind::Bucket {
+            let take = |bucket: &mut Bucket| bucket.take(amount, limit.rate, now_ms);
+            return self.with_bucket(limit, now_ms, take).min(limit.throttle_ms_max);
+        }
         let mut meters = self.meters.borrow_mut();
         if meters.len() >= QUOTA_METERS_MAX && !meters.contains_key(&limit.name) {
             meters.retain(|_, meter| !meter.is_idle(now_ms));
@@ -161,6 +186,24 @@ impl Quotas {
         let meter = meters.entry(limit.name.clone()).or_default();
         meter.record(amount, now_ms);
         meter.throttle_ms(limit.rate, now_ms).min(limit.throttle_ms_max)
+    }
+
+    /// On the home core of a limit with a bucket: what may still be used at once; below zero it is overdrawn.
+    pub fn balance(&self, limit: &Limit, now_ms: i64) -> f64 {
+        self.with_bucket(limit, now_ms, |bucket| bucket.balance(limit.rate, now_ms))
+    }
+
+    fn with_bucket<R>(&self, limit: &Limit, now_ms: i64, work: impl FnOnce(&mut Bucket) -> R) -> R {
+        let mut buckets = self.buckets.borrow_mut();
+        if buckets.len() >= QUOTA_METERS_MAX && !buckets.contains_key(&limit.name) {
+            buckets.retain(|_, bucket| !bucket.is_idle(now_ms));
+            if buckets.len() >= QUOTA_METERS_MAX {
+                let victim = buckets.keys().next().cloned();
+                victim.and_then(|name| buckets.remove(&name));
+            }
+        }
+        let full = || Bucket::full(limit.rate, now_ms);
+        work(buckets.entry(limit.name.clone()).or_insert_with(full))
     }
 }
 
@@ -226,7 +269,12 @@ mod tests {
         assert_eq!(quotas.record(&limit, 9_000.0, 0), 0);
         let pause = quotas.record(&limit, 21_000.0, 0);
         assert_eq!(pause, 20_000, "30,000 bytes at 1,000 a second over a window of 10 s");
-        let many = |n: usize| Limit { name: format!("x{n}").into(), rate: 1.0, throttle_ms_max: 5 };
+        let many = |n: usize| Limit {
+            name: format!("x{n}").into(),
+            rate: 1.0,
+            throttle_ms_max: 5,
+            kind: LimitKind::Rate,
+        };
         for n in 0..QUOTA_METERS_MAX + 10 {
             quotas.record(&many(n), 100.0, 1);
         }

@@ -5,6 +5,7 @@
 //! It must not encode or decode requests.
 
 mod cleaning;
+mod connections;
 mod control;
 mod lease;
 mod mesh;
@@ -31,6 +32,7 @@ use crate::storage::{Cleaner, Log, LogResources, Recovered, Reign, SegmentSummar
 use crate::sync::Event;
 
 pub use cleaning::start_cleaner;
+pub use connections::ConnectionCounts;
 pub use control::{Control, ControlError};
 pub use lease::{Lease, LeaseTable};
 pub use mesh::{Job, LocalFuture, Mesh, build as build_mesh};
@@ -71,8 +73,8 @@ pub struct Shard {
     stopping: Cell<bool>,
     drained_cores: Cell<usize>,
     connections: Cell<usize>,
-    /// Open connections of each peer address; at most one entry for each connection.
-    addresses: RefCell<HashMap<IpAddr, usize>>,
+    /// Connections of the whole process.
+    counts: Arc<ConnectionCounts>,
     complaints: Cell<(i64, u32)>,
 }
 
@@ -212,7 +214,8 @@ impl Shard {
             let metadata = format!("version: 0\ntopic_id: {}\n", kafka_uuid(topic.id)).into_bytes();
             let reign = Reign { first_epoch: topic.first_epoch, last_epoch: meta.leader_epoch };
             let recovered = recover(index, reign);
-            let log = Log::new(name, directory, &self.resources, log_config(&config), recovered, metadata);
+            let log_config = log_config(&config, topic.id, index);
+            let log = Log::new(name, directory, &self.resources, log_config, recovered, metadata);
             let partition =
                 Partition::new(topic.name.clone(), topic.id, index, meta.leader_epoch, config.clone(), log);
             self.partitions.borrow_mut().insert((topic.id, index), partition);
@@ -265,40 +268,21 @@ impl Shard {
         self.drained_cores.get() >= self.mesh.cores()
     }
 
-    /// Counts a connection of `address` in; false when there are too many in all, or of that address.
+    /// Counts a connection of `address` in; false when the broker has too many in all, or of that address.
     pub fn admit_connection(&self, address: Option<IpAddr>) -> bool {
-        let per_address = (self.config_now.borrow().connection_count_per_ip_max.max(0) as usize)
-            .div_ceil(self.mesh.cores());
-        let limit =
-            (self.config_now.borrow().connection_count_max.max(1) as usize).div_ceil(self.mesh.cores());
-        if self.connections.get() >= limit {
-            return false;
+        let config = self.config_now.borrow().clone();
+        let total_max = config.connection_count_max.max(1) as usize;
+        let per_address_max = config.connection_count_per_ip_max.max(0) as usize;
+        let admitted = self.counts.admit(address, total_max, per_address_max);
+        if admitted {
+            self.connections.set(self.connections.get() + 1);
         }
-        if let Some(address) = address {
-            let mut addresses = self.addresses.borrow_mut();
-            let count = addresses.entry(address).or_default();
-            if *count >= per_address {
-                if *count == 0 {
-                    addresses.remove(&address);
-                }
-                return false;
-            }
-            *count += 1;
-        }
-        self.connections.set(self.connections.get() + 1);
-        true
+        admitted
     }
 
     /// Counts a connection out.
     pub fn release_connection(&self, address: Option<IpAddr>) {
-        let mut addresses = self.addresses.borrow_mut();
-        if let Some(count) = address.and_then(|address| addresses.get_mut(&address)) {
-            *count -= 1;
-            if *count == 0 {
-                addresses.retain(|_, count| *count > 0);
-            }
-        }
-        drop(addresses);
+        self.counts.release(address);
         self.connections.set(self.connections.get() - 1);
         if self.stopping.get() {
             self.stop.fire();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{CleanPartition, Control, Mesh, PartitionKey, Sessions, Shard};
+use super::{CleanPartition, ConnectionCounts, Control, Mesh, PartitionKey, Sessions, Shard};
 use crate::catalog::Catalog;
 use crate::config::BrokerConfig;
 use crate::limits::{POOL_PREFILL_BYTES_MAX, READ_AHEAD_BYTES_MAX};
@@ -45,6 +45,8 @@ pub struct ShardSetup {
     pub clean: Arc<CleanMark>,
     /// The cleaner threads, unless compaction is off.
     pub cleaner: Option<Cleaner>,
+    /// Connections of the whole process.
+    pub connections: Arc<ConnectionCounts>,
     /// Tail memory of this core, bytes.
     pub tail_bytes: usize,
     /// Frame memory of this core, bytes.
@@ -85,7 +87,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         stopping: Cell::new(false),
         drained_cores: Cell::new(0),
         connections: Cell::new(0),
-        addresses: RefCell::default(),
+        counts: setup.connections,
         complaints: Cell::new((0, 0)),
     });
     shard.apply_dynamic(&setup.catalog.dynamic);

@@ -1,5 +1,5 @@
 //! Builds record batches v2, for tests and tools. The broker itself never builds one on its data path: it stores
-//! what clients send (`batch_filter` borrows the compression).
+//! what clients send (`batch_filter` and `control_batch` borrow the compression and the header).
 //!
 //! Owner: nobody; pure. Spec: Kafka documentation "Record Batch" and "Record".
 //!
@@ -12,7 +12,8 @@ use zerocopy::IntoBytes;
 
 use super::primitives::Writer;
 use super::record_batch::{
-    BATCH_HEADER_SIZE, BATCH_LENGTH_PREFIX_SIZE, BatchHeader, CRC_COVERS_FROM, Compression, NO_TIMESTAMP,
+    BATCH_HEADER_SIZE, BATCH_LENGTH_PREFIX_SIZE, BatchHeader, BatchInfo, CRC_COVERS_FROM, Compression,
+    NO_TIMESTAMP,
 };
 
 /// The fastest level of gzip.
@@ -149,28 +150,47 @@ impl BatchBuilder {
     /// Encodes the batch.
     pub fn build(&self) -> Vec<u8> {
         let payload = compress(self.compression, self.xerial, GZIP_FAST, &self.records);
-        let size_bytes = BATCH_HEADER_SIZE + payload.len();
-        let header = BatchHeader {
-            base_offset: self.base_offset.into(),
-            batch_length: ((size_bytes - BATCH_LENGTH_PREFIX_SIZE) as i32).into(),
-            leader_epoch: self.leader_epoch.into(),
-            magic: 2,
-            crc: 0.into(),
-            attributes: (self.compression as i16 | self.flags).into(),
-            last_offset_delta: (self.record_count - 1).max(0).into(),
-            base_timestamp: self.base_timestamp.unwrap_or(NO_TIMESTAMP).into(),
-            max_timestamp: self.max_timestamp.into(),
-            producer_id: self.producer_id.into(),
-            producer_epoch: self.producer_epoch.into(),
-            base_sequence: self.base_sequence.into(),
-            record_count: self.record_count.into(),
+        let info = BatchInfo {
+            size_bytes: 0,
+            base_offset: self.base_offset,
+            last_offset_delta: (self.record_count - 1).max(0),
+            record_count: self.record_count,
+            leader_epoch: self.leader_epoch,
+            attributes: self.compression as i16 | self.flags,
+            base_timestamp: self.base_timestamp.unwrap_or(NO_TIMESTAMP),
+            max_timestamp: self.max_timestamp,
+            producer_id: self.producer_id,
+            producer_epoch: self.producer_epoch,
+            base_sequence: self.base_sequence,
+            crc: 0,
         };
-        let mut batch = Vec::with_capacity(size_bytes);
-        batch.extend_from_slice(header.as_bytes());
-        batch.extend_from_slice(&payload);
-        reseal(&mut batch);
-        batch
+        encode(&info, &payload)
     }
+}
+
+/// A batch of that header and those bytes of records; size and checksum of `info` are not looked at but made.
+pub(super) fn encode(info: &BatchInfo, payload: &[u8]) -> Vec<u8> {
+    let size_bytes = BATCH_HEADER_SIZE + payload.len();
+    let header = BatchHeader {
+        base_offset: info.base_offset.into(),
+        batch_length: ((size_bytes - BATCH_LENGTH_PREFIX_SIZE) as i32).into(),
+        leader_epoch: info.leader_epoch.into(),
+        magic: 2,
+        crc: 0.into(),
+        attributes: info.attributes.into(),
+        last_offset_delta: info.last_offset_delta.into(),
+        base_timestamp: info.base_timestamp.into(),
+        max_timestamp: info.max_timestamp.into(),
+        producer_id: info.producer_id.into(),
+        producer_epoch: info.producer_epoch.into(),
+        base_sequence: info.base_sequence.into(),
+        record_count: info.record_count.into(),
+    };
+    let mut batch = Vec::with_capacity(size_bytes);
+    batch.extend_from_slice(header.as_bytes());
+    batch.extend_from_slice(payload);
+    reseal(&mut batch);
+    batch
 }
 
 /// Recomputes the checksum of a batch that a test has tampered with. Panics on fewer than 61 bytes.

@@ -9,13 +9,11 @@
 
 use std::io::Read;
 
-use zerocopy::IntoBytes;
-
-use super::batch_builder::{GZIP_FAST, XERIAL_HEADER, compress, reseal};
+use super::batch_builder::{GZIP_FAST, XERIAL_HEADER, compress, encode};
 use super::primitives::Writer;
 use super::record_batch::{
-    BATCH_HEADER_SIZE, BATCH_LENGTH_PREFIX_SIZE, BatchError, BatchHeader, BatchInfo, Compression,
-    DELETE_HORIZON_BIT, NO_TIMESTAMP, TimestampType, parse_header,
+    BATCH_HEADER_SIZE, BatchError, BatchInfo, Compression, DELETE_HORIZON_BIT, NO_TIMESTAMP, TimestampType,
+    parse_header,
 };
 use super::records::{RecordsError, decompress};
 
@@ -152,7 +150,8 @@ impl OpenBatch {
             info.attributes |= DELETE_HORIZON_BIT;
             info.base_timestamp = horizon;
         }
-        encode(&info, self.kept.len() as i32, &payload)
+        info.record_count = self.kept.len() as i32;
+        encode(&info, &payload)
     }
 
     fn shift(&self, span: &Span, by: i64, out: &mut Vec<u8>) {
@@ -187,7 +186,8 @@ pub fn without_records(info: &BatchInfo) -> Vec<u8> {
     let mut info = *info;
     info.attributes &= !CODEC_MASK;
     info.max_timestamp = NO_TIMESTAMP;
-    encode(&info, 0, &[])
+    info.record_count = 0;
+    encode(&info, &[])
 }
 
 /// A marker's batch with a delete horizon; its record, which nobody asks for its time, stays byte for byte.
@@ -197,31 +197,7 @@ pub fn with_horizon(batch: &[u8], horizon_ms: i64) -> Result<Vec<u8>, BatchError
     let payload = payload.ok_or(BatchError::Truncated { needed: info.size_bytes })?;
     let attributes = info.attributes | DELETE_HORIZON_BIT;
     let info = BatchInfo { attributes, base_timestamp: horizon_ms, ..info };
-    Ok(encode(&info, info.record_count, payload))
-}
-
-fn encode(info: &BatchInfo, record_count: i32, payload: &[u8]) -> Vec<u8> {
-    let size_bytes = BATCH_HEADER_SIZE + payload.len();
-    let header = BatchHeader {
-        base_offset: info.base_offset.into(),
-        batch_length: ((size_bytes - BATCH_LENGTH_PREFIX_SIZE) as i32).into(),
-        leader_epoch: info.leader_epoch.into(),
-        magic: 2,
-        crc: 0.into(),
-        attributes: info.attributes.into(),
-        last_offset_delta: info.last_offset_delta.into(),
-        base_timestamp: info.base_timestamp.into(),
-        max_timestamp: info.max_timestamp.into(),
-        producer_id: info.producer_id.into(),
-        producer_epoch: info.producer_epoch.into(),
-        base_sequence: info.base_sequence.into(),
-        record_count: record_count.into(),
-    };
-    let mut batch = Vec::with_capacity(size_bytes);
-    batch.extend_from_slice(header.as_bytes());
-    batch.extend_from_slice(payload);
-    reseal(&mut batch);
-    batch
+    Ok(encode(&info, payload))
 }
 
 struct Cursor<'a> {

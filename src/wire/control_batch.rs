@@ -7,13 +7,11 @@
 //! Invariants: what [`encode`] writes, [`parse`] reads; a control batch of an unknown type is no marker and is left
 //! alone. Must not: be made from anything a client sent as a batch; only the transaction coordinator writes markers.
 
+use super::batch_builder;
 use super::primitives::Writer;
-use super::record_batch::{BATCH_HEADER_SIZE, parse_header};
+use super::record_batch::{BATCH_HEADER_SIZE, BatchInfo, parse_header};
 
 const TRANSACTIONAL_AND_CONTROL: i16 = 0x30;
-const ATTRIBUTES_AT: usize = 21;
-const BASE_TIMESTAMP_AT: usize = 27;
-const CRC_AT: usize = 17;
 /// Length, attributes, timestamp delta, offset delta and key length of the one record, one byte each.
 const RECORD_PREFIX_SIZE: usize = 5;
 const KEY_SIZE: usize = 4;
@@ -37,21 +35,8 @@ pub struct Marker {
 /// The bytes of a marker batch with base offset 0.
 pub fn encode(marker: &Marker, timestamp_ms: i64) -> Vec<u8> {
     let record_size = RECORD_PREFIX_SIZE - 1 + KEY_SIZE + 1 + VALUE_SIZE + 1;
-    let mut batch = Vec::with_capacity(BATCH_HEADER_SIZE + record_size + 1);
-    let mut out = Writer::new(&mut batch);
-    out.i64(0);
-    out.i32((BATCH_HEADER_SIZE - 12 + record_size + 1) as i32);
-    out.i32(-1);
-    out.i8(2);
-    out.i32(0);
-    out.i16(TRANSACTIONAL_AND_CONTROL);
-    out.i32(0);
-    out.i64(timestamp_ms);
-    out.i64(timestamp_ms);
-    out.i64(marker.producer_id);
-    out.i16(marker.producer_epoch);
-    out.i32(-1);
-    out.i32(1);
+    let mut record = Vec::with_capacity(record_size + 1);
+    let mut out = Writer::new(&mut record);
     out.varint(record_size as i32);
     out.i8(0);
     out.varlong(0);
@@ -63,10 +48,21 @@ pub fn encode(marker: &Marker, timestamp_ms: i64) -> Vec<u8> {
     out.i16(0);
     out.i32(marker.coordinator_epoch);
     out.varint(0);
-    let crc = crc32c::crc32c(&batch[ATTRIBUTES_AT..]);
-    batch[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
-    debug_assert_eq!(batch[BASE_TIMESTAMP_AT..BASE_TIMESTAMP_AT + 8], timestamp_ms.to_be_bytes());
-    batch
+    let info = BatchInfo {
+        size_bytes: 0,
+        base_offset: 0,
+        last_offset_delta: 0,
+        record_count: 1,
+        leader_epoch: -1,
+        attributes: TRANSACTIONAL_AND_CONTROL,
+        base_timestamp: timestamp_ms,
+        max_timestamp: timestamp_ms,
+        producer_id: marker.producer_id,
+        producer_epoch: marker.producer_epoch,
+        base_sequence: -1,
+        crc: 0,
+    };
+    batch_builder::encode(&info, &record)
 }
 
 /// The marker in `batch`, a whole batch; `None` for any other batch.

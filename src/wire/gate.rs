@@ -1,7 +1,7 @@
 //! The gate in front of `kafka-protocol`: a walk over the request that proves its lengths before that crate's
 //! decoder, which reserves room for any array count it reads, may see it (the trap of CVE-2022-34917).
 //!
-//! Owner: nobody; pure. Spec: the request schemas of Kafka 4.1, of which the tables below hold only what matters for
+//! Owner: nobody; pure. Spec: the request schemas of Kafka 4.4, of which the tables below hold only what matters for
 //! walking: kinds of fields and the versions they exist in.
 //!
 //! Invariants, for a body that [`check`] accepts:
@@ -98,7 +98,8 @@ const METADATA_REQUEST: &[Field] = &[
 const FIND_COORDINATOR_REQUEST: &[Field] =
     &[within(0, 3, Kind::Str), from(1, I8), from(4, Kind::Array(Element::Str))];
 
-const API_VERSIONS_REQUEST: &[Field] = &[from(3, Kind::Str), from(3, Kind::Str)];
+const API_VERSIONS_REQUEST: &[Field] =
+    &[from(3, Kind::Str), from(3, Kind::Str), from(5, Kind::NullableStr), from(5, I32)];
 
 const CREATE_TOPICS_ASSIGNMENT: &[Field] = &[all(I32), all(Kind::Array(I32_ELEMENT))];
 const CREATE_TOPICS_CONFIG: &[Field] = &[all(Kind::Str), all(Kind::NullableStr)];
@@ -144,10 +145,11 @@ const ADD_PARTITIONS_REQUEST: &[Field] = &[
 const ADD_OFFSETS_REQUEST: &[Field] = &[all(Kind::Str), all(I64), all(I16), all(Kind::Str)];
 const END_TXN_REQUEST: &[Field] = &[all(Kind::Str), all(I64), all(I16), all(BOOL)];
 const WRITE_MARKERS_MARKER: &[Field] =
-    &[all(I64), all(I16), all(BOOL), all(Kind::Array(Element::Struct(TXN_TOPIC))), all(I32)];
+    &[all(I64), all(I16), all(BOOL), all(Kind::Array(Element::Struct(TXN_TOPIC))), all(I32), from(2, I8)];
 const WRITE_MARKERS_REQUEST: &[Field] = &[all(Kind::Array(Element::Struct(WRITE_MARKERS_MARKER)))];
 const TXN_OFFSET_PARTITION: &[Field] = &[all(I32), all(I64), from(2, I32), all(Kind::NullableStr)];
-const TXN_OFFSET_TOPIC: &[Field] = &[all(Kind::Str), all(Kind::Array(Element::Struct(TXN_OFFSET_PARTITION)))];
+const TXN_OFFSET_TOPIC: &[Field] =
+    &[within(0, 5, Kind::Str), from(6, UUID), all(Kind::Array(Element::Struct(TXN_OFFSET_PARTITION)))];
 const TXN_OFFSET_COMMIT_REQUEST: &[Field] = &[
     all(Kind::Str),
     all(Kind::Str),

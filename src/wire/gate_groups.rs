@@ -1,6 +1,6 @@
 //! Schemas of the consumer-group requests, for the gate.
 //!
-//! Owner: nobody; constant. Spec: the request schemas of Kafka 4.1. Invariants: see `gate`.
+//! Owner: nobody; constant. Spec: the request schemas of Kafka 4.4. Invariants: see `gate`.
 //! Must not: hold the schema of an API that is not served.
 
 use super::api_table::*;
@@ -37,7 +37,7 @@ const LEAVE_GROUP_REQUEST: &[Field] =
 
 const OFFSET_COMMIT_PARTITION: &[Field] = &[all(I32), all(I64), from(6, I32), all(Kind::NullableStr)];
 const OFFSET_COMMIT_TOPIC: &[Field] =
-    &[all(Kind::Str), all(Kind::Array(Element::Struct(OFFSET_COMMIT_PARTITION)))];
+    &[within(0, 9, Kind::Str), from(10, UUID), all(Kind::Array(Element::Struct(OFFSET_COMMIT_PARTITION)))];
 const OFFSET_COMMIT_REQUEST: &[Field] = &[
     all(Kind::Str),
     all(I32),
@@ -47,7 +47,8 @@ const OFFSET_COMMIT_REQUEST: &[Field] = &[
     all(Kind::Array(Element::Struct(OFFSET_COMMIT_TOPIC))),
 ];
 
-const OFFSET_FETCH_TOPIC: &[Field] = &[all(Kind::Str), all(Kind::Array(I32_ELEMENT))];
+const OFFSET_FETCH_TOPIC: &[Field] =
+    &[within(0, 9, Kind::Str), from(10, UUID), all(Kind::Array(I32_ELEMENT))];
 const OFFSET_FETCH_GROUP: &[Field] = &[
     all(Kind::Str),
     from(9, Kind::NullableStr),

@@ -20,6 +20,7 @@ mod gate_admin;
 mod gate_groups;
 mod gate_share;
 pub mod header;
+pub mod newer;
 pub mod primitives;
 pub mod produce;
 pub mod recompress;

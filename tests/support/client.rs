@@ -125,6 +125,27 @@ impl Client {
         self.receive::<R>(version, id)
     }
 
+    /// Sends a body of a flexible version as it is, for versions that the generated types do not know; the answer's.
+    pub fn call_bytes(&mut self, api_key: i16, version: i16, body: &[u8]) -> io::Result<Bytes> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let size = 11 + body.len() as i32;
+        let mut frame = size.to_be_bytes().to_vec();
+        frame.extend(api_key.to_be_bytes());
+        frame.extend(version.to_be_bytes());
+        frame.extend(id.to_be_bytes());
+        // No client id, no tagged fields.
+        frame.extend([0xff, 0xff, 0]);
+        frame.extend(body);
+        self.stream.write_all(&frame)?;
+        let answer = self.receive_frame()?;
+        if answer.get(..4) != Some(&id.to_be_bytes()[..]) {
+            return Err(bad("answer to another request"));
+        }
+        // ApiVersions has no tagged fields in its header, whatever the version.
+        Ok(answer.slice(if api_key == 18 { 4 } else { 5 }..))
+    }
+
     /// ApiVersions.
     pub fn api_versions(&mut self) -> io::Result<ApiVersionsResponse> {
         self.call(0, &ApiVersionsRequest::default())

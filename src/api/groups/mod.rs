@@ -22,14 +22,14 @@ use std::rc::Rc;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::GroupId;
 
-use super::control::text;
-use super::dispatch::{decode, encode};
+use super::control::{TopicIds, text};
+use super::dispatch::{decode, decode_with, encode, encode_with};
 use super::{Call, ConnectionContext, Outcome};
 use crate::coordinator::error::GroupError;
 use crate::coordinator::groups::{self, GroupPartition};
 use crate::coordinator::{InternalTopic, home_of};
 use crate::shard::{LocalFuture, Shard};
-use crate::wire::api_table;
+use crate::wire::{api_table, newer};
 
 /// READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS as bits: what everybody may do with a group while there
 /// is no authoriser.
@@ -77,13 +77,28 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, client: Clie
             encode(call, &leave_group::respond(shard, decode(call, body)?, call.version).await)
         }
         api_table::OFFSET_COMMIT => {
-            encode(call, &offset_commit::respond(shard, decode(call, body)?, call.version).await)
+            let topics = TopicIds::new(shard.catalog());
+            let request =
+                decode_with(call, body, |body| newer::offset_commit_request(body, |id| topics.name_of(id)))?;
+            let response = offset_commit::respond(shard, request, call.version).await;
+            encode_with(call, &response, |response| offset_commit::by_ids(response, &topics))
         }
         api_table::OFFSET_FETCH => {
-            encode(call, &offset_fetch::respond(shard, decode(call, body)?, call.version).await)
+            let topics = TopicIds::new(shard.catalog());
+            let request =
+                decode_with(call, body, |body| newer::offset_fetch_request(body, |id| topics.name_of(id)))?;
+            let response = offset_fetch::respond(shard, request, call.version).await;
+            encode_with(call, &offset_fetch::known(response, call.version, &topics), |response| {
+                newer::offset_fetch_response(response, |name| topics.id_of(name))
+            })
         }
         api_table::OFFSET_DELETE => encode(call, &offset_delete::respond(shard, decode(call, body)?).await),
-        api_table::DELETE_GROUPS => encode(call, &delete_groups::respond(shard, decode(call, body)?).await),
+        api_table::DELETE_GROUPS => {
+            let response = delete_groups::respond(shard, decode(call, body)?).await;
+            encode_with(call, &response, |response| {
+                newer::delete_groups_response(response, delete_groups::message)
+            })
+        }
         api_table::LIST_GROUPS => {
             encode(call, &list_groups::respond(shard, decode(call, body)?, call.version).await)
         }
@@ -143,6 +158,7 @@ pub(in crate::api) fn code(error: GroupError) -> i16 {
         GroupError::InvalidRegex => return INVALID_REGULAR_EXPRESSION,
         GroupError::Unstable => ResponseError::UnstableOffsetCommit,
         GroupError::UnknownPartition => ResponseError::UnknownTopicOrPartition,
+        GroupError::UnknownTopicId => ResponseError::UnknownTopicId,
     };
     error.code()
 }

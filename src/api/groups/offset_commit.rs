@@ -1,4 +1,4 @@
-//! OffsetCommit (key 8, versions 2 to 9): a group's offsets, answered when they are durable.
+//! OffsetCommit (key 8, versions 2 to 10, the last by topic ids): a group's offsets, answered when they are durable.
 //!
 //! Owner: the connection's core checks topics and metadata, the coordinator the member. Invariant: every partition of
 //! the request has one result. Must not: store offsets of topics that do not exist.
@@ -10,12 +10,14 @@ use kafka_protocol::messages::offset_commit_response::{
 };
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse};
 
+use super::super::control::TopicIds;
 use super::{code, on_coordinator};
 use crate::catalog::Catalog;
 use crate::coordinator::classic_sync::MemberRef;
 use crate::coordinator::error::GroupError;
 use crate::coordinator::groups_offsets::CommitItem;
 use crate::shard::Shard;
+use crate::wire::newer;
 
 /// Last version in which the client says how long its offsets are to be kept.
 const RETENTION_UNTIL: i16 = 4;
@@ -28,6 +30,9 @@ pub(in super::super) fn check(
     partition: i32,
     metadata: &str,
 ) -> Result<(), GroupError> {
+    if TopicIds::is_unknown(topic) {
+        return Err(GroupError::UnknownTopicId);
+    }
     if catalog.topic(topic).and_then(|topic| topic.partition(partition)).is_none() {
         return Err(GroupError::UnknownPartition);
     }
@@ -95,4 +100,13 @@ fn respond_with(
             .with_partitions(partitions.collect())
     });
     OffsetCommitResponse::default().with_topics(topics.collect())
+}
+
+/// The answer in a version that names topics by their ids.
+pub(super) fn by_ids(response: &OffsetCommitResponse, topics: &TopicIds) -> Vec<u8> {
+    let topic = |topic: &OffsetCommitResponseTopic| {
+        let codes = topic.partitions.iter().map(|one| (one.partition_index, one.error_code));
+        (topics.id_of(&topic.name), codes.collect())
+    };
+    newer::committed_response(&response.topics.iter().map(topic).collect::<Vec<_>>())
 }

@@ -1,4 +1,5 @@
-//! OffsetFetch (key 9, versions 1 to 9): what groups have committed, several groups at once from version 8 on.
+//! OffsetFetch (key 9, versions 1 to 10, the last by topic ids): what groups have committed, several groups at
+//! once from version 8 on.
 //!
 //! Owner: the connection's core. Invariants: a partition without an offset gets -1 and no error; with
 //! `require_stable`, one that a transaction has in hand gets UNSTABLE_OFFSET_COMMIT (KIP-447).
@@ -14,7 +15,7 @@ use kafka_protocol::messages::offset_fetch_response::{
 };
 use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
 
-use super::super::control::{text, topic_name};
+use super::super::control::{TopicIds, text, topic_name};
 use super::{code, on_coordinator};
 use crate::coordinator::error::GroupError;
 use crate::coordinator::groups_offsets::FetchedOffset;
@@ -22,6 +23,8 @@ use crate::shard::Shard;
 
 /// First version that asks for several groups.
 const GROUPS_SINCE: i16 = 8;
+/// First version that names topics by their ids.
+const TOPIC_IDS_SINCE: i16 = 10;
 /// First version with a leader epoch.
 const LEADER_EPOCH_SINCE: i16 = 5;
 /// First version with an error for the whole request.
@@ -121,6 +124,7 @@ fn by_topic(offsets: Vec<FetchedOffset>) -> Vec<(String, Vec<FetchedOffset>)> {
 }
 
 fn partition_code(offset: &FetchedOffset, error: Option<GroupError>) -> i16 {
+    let error = error.or(TopicIds::is_unknown(&offset.topic).then_some(GroupError::UnknownTopicId));
     error.or(offset.unstable.then_some(GroupError::Unstable)).map_or(0, code)
 }
 
@@ -162,4 +166,19 @@ fn several(offsets: Vec<FetchedOffset>) -> Vec<OffsetFetchResponseTopics> {
             .with_partitions(partitions.collect())
     });
     topics.collect()
+}
+
+/// The answer without topics that have no id, where topics are named by their ids: offsets of deleted topics.
+pub(super) fn known(
+    mut response: OffsetFetchResponse,
+    version: i16,
+    topics: &TopicIds,
+) -> OffsetFetchResponse {
+    if version >= TOPIC_IDS_SINCE {
+        for group in &mut response.groups {
+            let has_id = |name: &str| TopicIds::is_unknown(name) || !topics.id_of(name).is_nil();
+            group.topics.retain(|topic| has_id(&topic.name));
+        }
+    }
+    response
 }

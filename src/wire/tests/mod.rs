@@ -5,6 +5,7 @@ mod fetch;
 mod gate;
 mod gate_admin;
 mod hostile;
+mod newer;
 mod produce;
 mod record_batch;
 mod records;

@@ -137,10 +137,13 @@ def _():
     assert "log.cleaner.threads=2" in shown and "DYNAMIC_DEFAULT_BROKER_CONFIG" in shown, shown
     configs("--alter", "--broker-defaults", "--delete-config", "log.cleaner.threads")
     configs("--alter", "--entity-type", "users", "--entity-name", topic, "--entity-type", "clients",
-            "--entity-default", "--add-config", "producer_byte_rate=1048576,request_percentage=50.5")
+            "--entity-default", "--add-config",
+            "producer_byte_rate=1048576,request_percentage=50.5,controller_mutation_rate=1000")
     shown = configs("--describe", "--user", topic, "--client-defaults")
     assert "producer_byte_rate=1048576" in shown and "request_percentage=50.5" in shown, shown
-    configs("--alter", "--user", topic, "--client-defaults", "--delete-config", "producer_byte_rate,request_percentage")
+    assert "controller_mutation_rate=1000" in shown, shown
+    configs("--alter", "--user", topic, "--client-defaults", "--delete-config",
+            "producer_byte_rate,request_percentage,controller_mutation_rate")
     online("ClientMetricsCommand", "--alter", "--name", topic, "--metrics", "org.apache.kafka.producer.",
            "--interval", "30000")
     shown = online("ClientMetricsCommand", "--describe", "--name", topic)
