@@ -220,8 +220,16 @@ def _():
         with tempfile.TemporaryDirectory() as directory:
             worker = start_faust(name, directory)
             try:
-                eventually(lambda: last_values(f"{name}-counts-changelog") == dict(expected) or worker.poll() is not None,
-                           f"counts {dict(expected)}")
+                counted = {}
+
+                def done():
+                    counted.update(last_values(f"{name}-counts-changelog"))
+                    return counted == dict(expected) or worker.poll() is not None
+
+                try:
+                    eventually(done, "the counts")
+                except AssertionError:
+                    assert_eq(counted, dict(expected), "counts")
                 assert_eq(worker.poll(), None, "the worker runs")
             finally:
                 worker.send_signal(signal.SIGTERM)
