@@ -387,13 +387,65 @@ fn described(client: &mut Client) -> Result<BTreeMap<i32, i64>, i16> {
 }
 
 fn alter(client: &mut Client, offset: i64) -> (i16, Option<i16>) {
+    alter_of(client, "shared", offset)
+}
+
+/// The group's and the partition's code.
+fn alter_of(client: &mut Client, group: &str, offset: i64) -> (i16, Option<i16>) {
     let partition = AlterShareGroupOffsetsRequestPartition::default().with_start_offset(offset);
     let asked = AlterShareGroupOffsetsRequestTopic::default()
         .with_topic_name(topic("t"))
         .with_partitions(vec![partition]);
-    let request = AlterShareGroupOffsetsRequest::default().with_group_id(group()).with_topics(vec![asked]);
+    let request =
+        AlterShareGroupOffsetsRequest::default().with_group_id(GroupId(text(group))).with_topics(vec![asked]);
     let answer = client.call(0, &request).expect("an answer");
     (answer.error_code, answer.responses.first().map(|topic| topic.partitions[0].error_code))
+}
+
+#[test]
+fn offsets_set_for_a_group_that_is_not_there_make_it() {
+    let dir = DataDir::new("share-made");
+    let broker = Broker::start(&dir, &options());
+    let mut client = broker.connect();
+    let made = eventually("the coordinator has loaded", || match alter(&mut client, 4) {
+        (14, _) => None,
+        outcome => Some(outcome),
+    });
+    assert_eq!(made, (0, Some(3)), "there is no such topic");
+    assert_eq!(described(&mut client), Err(69), "and so no group");
+    client.create("t", 1, &[]);
+    client.append("t", 0, -1, &batch("x", 10, 20));
+    assert_eq!(alter(&mut client, 4), (0, Some(0)));
+    broker.kill();
+
+    let broker = Broker::start(&dir, &options());
+    let mut client = broker.connect();
+    let offsets = eventually("the coordinator has loaded", || match described(&mut client) {
+        Err(14) => None,
+        outcome => Some(outcome),
+    });
+    assert_eq!(offsets, Ok([(0, 4)].into()));
+    let listed = client.call(5, &ListGroupsRequest::default().with_types_filter(vec![text("share")]));
+    let listed = listed.expect("an answer").groups;
+    assert_eq!((listed[0].group_id.as_str(), listed[0].group_state.as_str()), ("shared", "Empty"));
+    assert_eq!(alter(&mut client, 6), (0, Some(0)));
+    let mut a = Member::join(&broker, "a", "t");
+    assert_eq!(offsets_of(&a.fetch(100, 0)), [6, 7, 8, 9]);
+    a.leave();
+    // A name that consumers of another kind have is not taken.
+    let member = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(GroupId(text("others")))
+        .with_member_id(text("x"))
+        .with_rebalance_timeout_ms(1000)
+        .with_subscribed_topic_names(Some(vec![topic("t")]))
+        .with_topic_partitions(Some(Vec::new()));
+    let joined = eventually("the coordinator has loaded", || {
+        let answer = client.call(1, &member).expect("an answer");
+        (answer.error_code != 14).then_some(answer.error_code)
+    });
+    assert_eq!(joined, 0);
+    assert_eq!(alter_of(&mut client, "others", 1), (69, None));
+    broker.stop();
 }
 
 #[test]
@@ -404,7 +456,7 @@ fn administrators_see_and_set_where_a_group_stands() {
     client.create("t", 1, &[]);
     configure(&mut client, &[]);
     client.append("t", 0, -1, &batch("x", 10, 20));
-    assert_eq!((described(&mut client), alter(&mut client, 0)), (Err(69), (69, None)));
+    assert_eq!(described(&mut client), Err(69));
     let mut a = Member::join(&broker, "a", "t");
     assert_eq!(described(&mut client), Ok([(0, -1)].into()), "it has not begun");
     assert_eq!(a.fetch(100, 0).len(), 10);

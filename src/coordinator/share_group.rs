@@ -266,6 +266,13 @@ impl ShareGroup {
         self.know(name, wanted);
     }
 
+    /// Makes a group that nobody has ever been in outlive this process, as an administrator asked for it.
+    pub(super) fn begin(&mut self, name: &str) {
+        if self.epoch == 0 {
+            self.write(Key::ShareGroup(name), Some(encode_group(self.epoch)));
+        }
+    }
+
     /// Notes that the group may have a state of these partitions.
     pub(super) fn know(&mut self, name: &str, topics: impl Iterator<Item = (Uuid, String, BTreeSet<i32>)>) {
         let mut changed = false;

@@ -143,26 +143,34 @@ impl GroupPartition {
     /// The share group of that name, made if a member joins and nobody else has the name.
     fn share_group(&self, name: &str, beat: &ShareHeartbeat) -> Result<GroupRef, GroupError> {
         let joins = beat.epoch == super::consumer::JOIN_EPOCH;
-        let group = match self.find(name) {
-            Some(group) => group,
-            None if joins => self.find_or_make(name)?,
-            None => return Err(GroupError::GroupNotFound),
+        let group = match joins {
+            true => self.find_or_make_share(name)?,
+            false => self.find(name).ok_or(GroupError::GroupNotFound)?,
         };
+        let size_max = self.config.groups.share.size_max.min(GROUP_MEMBERS_MAX);
+        let mut held = group.borrow_mut();
+        let share = held.share().ok_or(GroupError::GroupNotFound)?;
+        if joins && share.members_beside(&beat.member_id) >= size_max {
+            return Err(GroupError::GroupFull);
+        }
+        drop(held);
+        Ok(group)
+    }
+
+    /// The share group of that name, made if nobody else has the name.
+    fn find_or_make_share(&self, name: &str) -> Result<GroupRef, GroupError> {
+        let group = self.find_or_make(name)?;
         let mut held = group.borrow_mut();
         let unused = match &held.kind {
             Kind::Classic(classic) => {
-                joins && classic.state() == State::Empty && classic.is_vacant() && classic.generation() == 0
+                classic.state() == State::Empty && classic.is_vacant() && classic.generation() == 0
             }
             Kind::Consumer(_) | Kind::Share(_) => false,
         };
         if unused && held.offsets.is_empty() && held.commits_in_flight == 0 {
             held.kind = Kind::Share(ShareGroup::default());
         }
-        let size_max = self.config.groups.share.size_max.min(GROUP_MEMBERS_MAX);
-        let share = held.share().ok_or(GroupError::GroupNotFound)?;
-        if joins && share.members_beside(&beat.member_id) >= size_max {
-            return Err(GroupError::GroupFull);
-        }
+        held.share().ok_or(GroupError::GroupNotFound)?;
         drop(held);
         Ok(group)
     }
@@ -235,17 +243,26 @@ impl GroupPartition {
         }
     }
 
-    /// Sets where a share group without members goes on; one result for each partition.
+    /// Sets where a share group without members goes on, and makes the group if there is none; one result for each
+    /// partition.
     pub async fn alter_share_offsets(
         self: &Rc<Self>,
         shard: &Rc<Shard>,
         name: &str,
         offsets: Vec<(Uuid, String, i32, i64)>,
     ) -> Result<Vec<Result<(), ShareError>>, GroupError> {
+        if name.is_empty() {
+            return Err(GroupError::InvalidGroupId);
+        }
+        if offsets.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.find_or_make_share(name)?;
         let group = self.empty_share(name)?;
         let stored = {
             let mut held = group.borrow_mut();
             let share = held.share().ok_or(GroupError::GroupNotFound)?;
+            share.begin(name);
             let topics =
                 offsets.iter().map(|(id, topic, index, _)| (*id, topic.clone(), BTreeSet::from([*index])));
             share.know(name, topics);
