@@ -31,7 +31,7 @@ def json_consumer(topic, group):
     """A consumer as tutorials have it, which ends when nothing more comes."""
     return KafkaConsumer(topic, bootstrap_servers=[BOOTSTRAP], auto_offset_reset="earliest", enable_auto_commit=True,
                          group_id=group, value_deserializer=lambda v: json.loads(v.decode("utf-8")),
-                         consumer_timeout_ms=2000)
+                         consumer_timeout_ms=6000)
 
 
 @suite.case("kafka-python: JSON into a topic that is created by itself, a consumer that stores it as documents")
