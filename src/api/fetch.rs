@@ -4,19 +4,15 @@
 //! skeleton with slices put in; an answer holds at most `FETCH_RESPONSE_BYTES_MAX` of records plus one
 //! batch; a parked fetch holds no buffers. It must not read logs itself; `fetch_read` does.
 
-use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::fetch_read::{PartitionRead, Wanted, WatchItem, read_all, watch};
+use super::park::park;
 use super::{Call, ConnectionContext, Handled, Outcome};
 use crate::limits::{FETCH_RESPONSE_BYTES_MAX, FETCH_WAIT_MS_MAX};
 use crate::metrics::{self, Counter, Series};
 use crate::net::Outgoing;
-use crate::rt;
 use crate::shard::{SessionContext, SessionError, Shard};
 use crate::storage::Isolation;
 use crate::sync::Event;
@@ -113,69 +109,12 @@ async fn read_until_enough(
             wanted.iter().zip(&reads).map(|(wanted, read)| WatchItem::new(wanted, read)).collect();
         drop(reads);
         let since_ns = metrics::now_ns();
-        park(shard, items, deadline).await;
+        let news = async |owner: Rc<Shard>, items: Vec<WatchItem>, cancel: Rc<Event>| {
+            watch(&owner, &items, cancel.wait_past(0)).await;
+        };
+        park(shard, deadline, &items, |item| item.owner, news).await;
         metrics::record_since(Series::FetchPark, since_ns);
     }
-}
-
-/// Waits until a partition has news, the deadline passes or the broker stops.
-async fn park(shard: &Rc<Shard>, items: Vec<WatchItem>, deadline: Instant) {
-    let mut waits: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
-    let left = deadline.saturating_duration_since(Instant::now());
-    waits.push(Box::pin(rt::sleep_ms(left.as_millis() as u64 + 1)));
-    let stopping = shard.clone();
-    waits.push(Box::pin(async move { stopping.stop.wait_until(|| stopping.is_stopping()).await }));
-    let mut away = Vec::new();
-    for core in 0..shard.mesh.cores() {
-        let mine: Vec<WatchItem> = items.iter().filter(|item| item.owner == core).copied().collect();
-        if mine.is_empty() {
-            continue;
-        }
-        if core == shard.core {
-            let shard = shard.clone();
-            waits.push(Box::pin(async move {
-                let never = Event::default();
-                watch(&shard, &mine, never.wait_past(never.generation())).await;
-            }));
-            continue;
-        }
-        let id = next_watch_id(shard.core);
-        away.push((core, id));
-        let receiver = shard
-            .mesh
-            .start_call(core, move |owner| {
-                // Opened before the task first runs: the cancellation may arrive before that.
-                let cancel = owner.open_watch(id);
-                Box::pin(async move {
-                    watch(&owner, &mine, cancel.wait_past(0)).await;
-                    owner.close_watch(id);
-                })
-            })
-            .await;
-        waits.push(Box::pin(async move {
-            let _ = receiver.recv_async().await;
-        }));
-    }
-    poll_fn(|cx| match waits.iter_mut().any(|wait| wait.as_mut().poll(cx).is_ready()) {
-        true => Poll::Ready(()),
-        false => Poll::Pending,
-    })
-    .await;
-    for (core, id) in away {
-        shard.mesh.send_soon(core, Box::new(move |owner| owner.close_watch(id)));
-    }
-}
-
-thread_local! {
-    static WATCHES: Cell<u64> = const { Cell::new(0) };
-}
-
-/// A number that no other wait has: the core above, a counter below.
-fn next_watch_id(core: usize) -> u64 {
-    WATCHES.with(|watches| {
-        watches.set(watches.get() + 1);
-        (core as u64) << 48 | watches.get()
-    })
 }
 
 /// Builds the reply: neighbours of one topic share its entry.

@@ -35,6 +35,7 @@ mod list_offsets;
 pub mod metadata;
 mod mutation_quota;
 mod offset_for_leader_epoch;
+mod park;
 pub(crate) mod produce;
 pub mod replicas;
 mod share;

@@ -9,7 +9,7 @@
 use kafka_protocol::ResponseError;
 
 use super::control::ItemError;
-use super::throttle::record;
+use super::throttle::{at_home, record};
 use super::{Call, ConnectionContext};
 use crate::quota::Limit;
 use crate::rt;
@@ -34,7 +34,9 @@ impl Mutations {
         let strict = STRICT_SINCE.iter().any(|&(key, since)| key == call.api_key && call.version >= since);
         let limit = context.throttle.mutation_limit();
         let left = match &limit {
-            Some(limit) => balance(context, limit).await,
+            Some(limit) => {
+                at_home(&context.shard, limit, |quotas, limit| quotas.balance(limit, rt::wall_ms())).await
+            }
             None => 0.0,
         };
         Mutations { limit, strict, left, used: 0.0, refused: false }
@@ -78,17 +80,4 @@ impl Mutations {
 /// The error of a topic beyond the quota.
 pub(super) fn exceeded() -> ItemError {
     ItemError::new(ResponseError::ThrottlingQuotaExceeded, "The controller_mutation_rate quota is exceeded.")
-}
-
-async fn balance(context: &ConnectionContext, limit: &Limit) -> f64 {
-    let shard = &context.shard;
-    let home = limit.home(shard.mesh.cores());
-    if home == shard.core {
-        return shard.quotas.balance(limit, rt::wall_ms());
-    }
-    let limit = limit.clone();
-    let there = shard
-        .mesh
-        .call(home, move |shard| Box::pin(async move { shard.quotas.balance(&limit, rt::wall_ms()) }));
-    there.await.unwrap_or(0.0)
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::{Call, Handled};
 use crate::net::Outgoing;
-use crate::quota::{ClientLimits, Limit};
+use crate::quota::{ClientLimits, Limit, Quotas};
 use crate::rt;
 use crate::shard::Shard;
 use crate::wire::api_table::*;
@@ -162,15 +162,22 @@ async fn charge(
 
 /// Puts an amount on the account of a limit, wherever it is kept; the pause it takes, milliseconds.
 pub(super) async fn record(shard: &Shard, limit: &Limit, amount: f64) -> u64 {
+    at_home(shard, limit, move |quotas, limit| quotas.record(limit, amount, rt::wall_ms())).await
+}
+
+/// Asks the core that keeps the account of a limit; the default when the broker stops meanwhile.
+pub(super) async fn at_home<R: Default + Send + 'static>(
+    shard: &Shard,
+    limit: &Limit,
+    ask: impl FnOnce(&Quotas, &Limit) -> R + Send + 'static,
+) -> R {
     let home = limit.home(shard.mesh.cores());
     if home == shard.core {
-        return shard.quotas.record(limit, amount, rt::wall_ms());
+        return ask(&shard.quotas, limit);
     }
     let limit = limit.clone();
-    let there = shard
-        .mesh
-        .call(home, move |shard| Box::pin(async move { shard.quotas.record(&limit, amount, rt::wall_ms()) }));
-    there.await.unwrap_or(0)
+    let there = shard.mesh.call(home, move |shard| Box::pin(async move { ask(&shard.quotas, &limit) }));
+    there.await.unwrap_or_default()
 }
 
 /// For how long a new connection of this address must wait before it is closed, milliseconds; 0 means that it is

@@ -86,6 +86,35 @@ fn indexes(reader: &mut Reader<'_>) -> Result<Vec<i32>, WireError> {
     Ok(all)
 }
 
+/// An offset that a request commits for one partition.
+struct Committed {
+    index: i32,
+    offset: i64,
+    leader_epoch: i32,
+    metadata: Option<StrBytes>,
+}
+
+/// The topics of a request that commits offsets.
+fn committed<T>(
+    reader: &mut Reader<'_>,
+    topic: impl Fn(Uuid, Vec<Committed>) -> T,
+) -> Result<Vec<T>, WireError> {
+    let count = reader.array_len(true, TOPIC_SIZE_MIN)?;
+    list(count, reader, |reader| {
+        let id = reader.uuid()?;
+        let count = reader.array_len(true, PARTITION_SIZE_MIN)?;
+        let partitions = list(count, reader, |reader| {
+            Ok(Committed {
+                index: reader.i32()?,
+                offset: reader.i64()?,
+                leader_epoch: reader.i32()?,
+                metadata: nullable(reader)?,
+            })
+        })?;
+        Ok(topic(id, partitions))
+    })
+}
+
 /// OffsetCommit 10.
 pub fn offset_commit_request(
     body: &[u8],
@@ -97,18 +126,16 @@ pub fn offset_commit_request(
         .with_generation_id_or_member_epoch(reader.i32()?)
         .with_member_id(text(&mut reader)?)
         .with_group_instance_id(nullable(&mut reader)?);
-    let count = reader.array_len(true, TOPIC_SIZE_MIN)?;
-    let topics = list(count, &mut reader, |reader| {
-        let name = name_of(reader.uuid()?);
-        let count = reader.array_len(true, PARTITION_SIZE_MIN)?;
-        let partitions = list(count, reader, |reader| {
-            Ok(OffsetCommitRequestPartition::default()
-                .with_partition_index(reader.i32()?)
-                .with_committed_offset(reader.i64()?)
-                .with_committed_leader_epoch(reader.i32()?)
-                .with_committed_metadata(nullable(reader)?))
-        })?;
-        Ok(OffsetCommitRequestTopic::default().with_name(name).with_partitions(partitions))
+    let topics = committed(&mut reader, |id, partitions| {
+        let partition = |one: Committed| {
+            OffsetCommitRequestPartition::default()
+                .with_partition_index(one.index)
+                .with_committed_offset(one.offset)
+                .with_committed_leader_epoch(one.leader_epoch)
+                .with_committed_metadata(one.metadata)
+        };
+        let partitions = partitions.into_iter().map(partition).collect();
+        OffsetCommitRequestTopic::default().with_name(name_of(id)).with_partitions(partitions)
     })?;
     Ok(request.with_topics(topics))
 }
@@ -127,18 +154,16 @@ pub fn txn_offset_commit_request(
         .with_generation_id(reader.i32()?)
         .with_member_id(text(&mut reader)?)
         .with_group_instance_id(nullable(&mut reader)?);
-    let count = reader.array_len(true, TOPIC_SIZE_MIN)?;
-    let topics = list(count, &mut reader, |reader| {
-        let name = name_of(reader.uuid()?);
-        let count = reader.array_len(true, PARTITION_SIZE_MIN)?;
-        let partitions = list(count, reader, |reader| {
-            Ok(TxnOffsetCommitRequestPartition::default()
-                .with_partition_index(reader.i32()?)
-                .with_committed_offset(reader.i64()?)
-                .with_committed_leader_epoch(reader.i32()?)
-                .with_committed_metadata(nullable(reader)?))
-        })?;
-        Ok(TxnOffsetCommitRequestTopic::default().with_name(name).with_partitions(partitions))
+    let topics = committed(&mut reader, |id, partitions| {
+        let partition = |one: Committed| {
+            TxnOffsetCommitRequestPartition::default()
+                .with_partition_index(one.index)
+                .with_committed_offset(one.offset)
+                .with_committed_leader_epoch(one.leader_epoch)
+                .with_committed_metadata(one.metadata)
+        };
+        let partitions = partitions.into_iter().map(partition).collect();
+        TxnOffsetCommitRequestTopic::default().with_name(name_of(id)).with_partitions(partitions)
     })?;
     Ok(request.with_topics(topics))
 }

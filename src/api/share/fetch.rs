@@ -5,11 +5,7 @@
 //! copied or decoded; an answer goes out as soon as anything is acquired, because the clock of its locks runs; a
 //! parked fetch holds no buffers. It must not decide what is acquired.
 
-use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -18,6 +14,7 @@ use super::acknowledge::carry_out;
 use super::sessions::{self, Step};
 use super::{code, missing};
 use crate::api::Call;
+use crate::api::park::park;
 use crate::coordinator::share_partition::{self, SharePartition, settings};
 use crate::coordinator::share_read::{Given, Want, wait_for_news};
 use crate::coordinator::share_records::StateKey;
@@ -25,7 +22,6 @@ use crate::coordinator::share_window::Acquired;
 use crate::limits::{FETCH_RESPONSE_BYTES_MAX, FETCH_WAIT_MS_MAX};
 use crate::metrics::{self, Counter};
 use crate::net::{Outgoing, Payload};
-use crate::rt;
 use crate::shard::{Lease, LocalFuture, Shard};
 use crate::sync::Event;
 use crate::wire::api_table::SHARE_FETCH;
@@ -89,7 +85,11 @@ async fn fetch_until(shard: &Rc<Shard>, request: &ShareRequest, step: &Step, pat
         if !got.is_empty() || wait_ms == 0 || Instant::now() >= deadline || shard.is_stopping() {
             return got;
         }
-        park(shard, &request.group, &step.partitions, deadline).await;
+        let group = request.group.clone();
+        let news = async move |owner: Rc<Shard>, places: Vec<Place>, cancel: Rc<Event>| {
+            watch(&owner, &group, places, &cancel).await;
+        };
+        park(shard, deadline, &step.partitions, |place| shard.owner_of(place.0, place.1), news).await;
     }
 }
 
@@ -210,53 +210,6 @@ fn far(owner: &Rc<Shard>, place: Place, outcome: Result<Given, i16>) -> FarGot {
     }
 }
 
-/// Waits until a partition of the session may have something to give, the deadline passes or the broker stops.
-async fn park(shard: &Rc<Shard>, group: &str, places: &[Place], deadline: Instant) {
-    let mut waits: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
-    let left = deadline.saturating_duration_since(Instant::now());
-    waits.push(Box::pin(rt::sleep_ms(left.as_millis() as u64 + 1)));
-    let stopping = shard.clone();
-    waits.push(Box::pin(async move { stopping.stop.wait_until(|| stopping.is_stopping()).await }));
-    let mut away = Vec::new();
-    for core in 0..shard.mesh.cores() {
-        let mine: Vec<Place> =
-            places.iter().filter(|place| shard.owner_of(place.0, place.1) == core).copied().collect();
-        if mine.is_empty() {
-            continue;
-        }
-        let group = group.to_owned();
-        if core == shard.core {
-            let shard = shard.clone();
-            waits.push(Box::pin(async move { watch(&shard, &group, mine, &Event::default()).await }));
-            continue;
-        }
-        let id = next_watch_id(shard.core);
-        away.push((core, id));
-        let receiver = shard
-            .mesh
-            .start_call(core, move |owner| {
-                // Opened before the task first runs: the cancellation may arrive before that.
-                let cancel = owner.open_watch(id);
-                Box::pin(async move {
-                    watch(&owner, &group, mine, &cancel).await;
-                    owner.close_watch(id);
-                })
-            })
-            .await;
-        waits.push(Box::pin(async move {
-            let _ = receiver.recv_async().await;
-        }));
-    }
-    poll_fn(|cx| match waits.iter_mut().any(|wait| wait.as_mut().poll(cx).is_ready()) {
-        true => Poll::Ready(()),
-        false => Poll::Pending,
-    })
-    .await;
-    for (core, id) in away {
-        shard.mesh.send_soon(core, Box::new(move |owner| owner.close_watch(id)));
-    }
-}
-
 /// Resolves when a share partition of this core has news, or cannot be used, or `cancel` has fired.
 async fn watch(owner: &Rc<Shard>, group: &str, places: Vec<Place>, cancel: &Event) {
     let mut all = Vec::with_capacity(places.len());
@@ -267,18 +220,6 @@ async fn watch(owner: &Rc<Shard>, group: &str, places: Vec<Place>, cancel: &Even
         }
     }
     wait_for_news(&all, cancel.wait_past(0)).await;
-}
-
-thread_local! {
-    static WATCHES: Cell<u64> = const { Cell::new(0) };
-}
-
-/// A number that no other wait has, those of plain fetches among them: a bit of its own, the core, a counter.
-fn next_watch_id(core: usize) -> u64 {
-    WATCHES.with(|watches| {
-        watches.set(watches.get() + 1);
-        1 << 63 | (core as u64) << 48 | watches.get()
-    })
 }
 
 /// Builds the reply: what was acquired, and what became of acknowledgements.
