@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Idle(crate::idle::IdleCommand),
     /// Judge paired samples of interleaved runs: 0 no regression, 1 regression, 2 not decided.
     Gate(crate::gate::GateCommand),
+    /// Compare runs or histogram files: 0 no difference or faster, 1 slower, 2 undecided, 3 not comparable.
+    Compare(crate::compare::CompareRunsCommand),
     /// The same workloads on several endpoints, interleaved, with medians and ratios.
     CompareEndpoints(CompareCommand),
 }

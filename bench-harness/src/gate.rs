@@ -1,6 +1,6 @@
 //! `gate`: did a change make it slower? Paired samples of interleaved runs, judged by bootstrap.
 //!
-//! Owner: the main thread; pure arithmetic over a file of samples. Invariants: samples of one round are compared with
+//! Owner: the main thread; the intervals are those of `stats`. Invariants: samples of one round are compared with
 //! each other only, so that a drift of the machine falls out; the resampling has a fixed seed, so that the same file
 //! always gives the same verdict; several metrics share the error probability (Bonferroni).
 //! Must not: call noise a result: too few rounds or too wide an interval is "not decided".
@@ -12,11 +12,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::error::{BenchError, Result, io_err};
+use crate::stats::{self, RatioInterval};
 
 /// Fewest rounds that are judged.
 const ROUNDS_MIN: usize = 5;
-/// Bootstrap resamples.
-const RESAMPLES: usize = 20_000;
 /// Probability that at least one metric is called changed when nothing is.
 const ERROR_PROBABILITY: f64 = 0.05;
 
@@ -63,52 +62,20 @@ struct Metric {
     rounds: BTreeMap<u64, [Option<f64>; 2]>,
 }
 
-/// SplitMix64: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
-    }
-}
-
 /// Judges the ratios of the rounds (change over base, turned so that above 1 is better).
 pub(crate) fn judge(ratios: &[f64], error_probability: f64, tolerance: f64, noise_max: f64) -> Judgement {
-    let logs: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
-    let count = logs.len();
-    if count == 0 {
+    let count = ratios.len();
+    let Some(found) = stats::paired(ratios, error_probability) else {
         return Judgement { ratio: 1.0, low: 0.0, high: f64::INFINITY, verdict: Verdict::NotDecided };
-    }
-    let mean = logs.iter().sum::<f64>() / count as f64;
-    let mut random = Random(0x5eed);
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| (0..count).map(|_| logs[random.below(count)]).sum::<f64>() / count as f64)
-        .collect();
-    means.sort_by(f64::total_cmp);
-    // Resampling few rounds makes the interval too narrow by about sqrt((n - 1) / n): it is widened by that.
-    let widen = (count as f64 / (count as f64 - 1.0).max(1.0)).sqrt();
-    let at = |share: f64| {
-        let value = means[((RESAMPLES - 1) as f64 * share) as usize];
-        (mean + (value - mean) * widen).exp()
     };
-    let (low, high) = (at(error_probability / 2.0), at(1.0 - error_probability / 2.0));
-    let ratio = mean.exp();
-    let noisy = (high / ratio - 1.0).max(1.0 - low / ratio) > noise_max;
+    let RatioInterval { ratio, low, high } = found;
     let verdict = if count < ROUNDS_MIN {
         Verdict::NotDecided
     } else if high < 1.0 - tolerance {
         Verdict::Worse
     } else if low > 1.0 {
         Verdict::Better
-    } else if noisy {
+    } else if found.width() > noise_max {
         Verdict::NotDecided
     } else {
         Verdict::NoDifference
@@ -193,6 +160,7 @@ pub(crate) fn command(command: &GateCommand) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Random;
 
     /// Roughly normal noise of that relative size.
     fn noise(random: &mut Random, size: f64) -> f64 {

@@ -53,3 +53,20 @@ pub(crate) const PRESET_DISK_BYTES_MAX: u64 = 4_000_000_000;
 /// Bytes that one produce phase of `run` and `compare-endpoints` sends at most: what an endpoint that never looks
 /// at its retention meanwhile (Kafka's default is every five minutes) may put on the disk.
 pub(crate) const PRESET_PHASE_BYTES_MAX: u64 = 24_000_000_000;
+
+/// Largest histogram file that is read, in bytes.
+pub(crate) const HISTOGRAM_FILE_BYTES_MAX: u64 = 1 << 30;
+/// Intervals read of one histogram log: a day of seconds with six tags.
+pub(crate) const HISTOGRAM_INTERVALS_MAX: usize = 6 * 86_400;
+/// Largest histogram after inflation, in bytes.
+pub(crate) const HISTOGRAM_PAYLOAD_BYTES_MAX: u64 = 64 << 20;
+/// Runs in one comparison or report.
+pub(crate) const RUNS_MAX: usize = 8;
+/// Rounds of one run.
+pub(crate) const ROUNDS_MAX: usize = 1_000;
+/// Seconds drawn along a time axis; more are thinned by keeping the worst of each group.
+pub(crate) const CHART_COLUMNS_MAX: usize = 300;
+/// Connections of the synthetic endpoint.
+pub(crate) const SYNTHETIC_CONNECTIONS_MAX: usize = 512;
+/// Requests that wait for their delay on one connection of the synthetic endpoint.
+pub(crate) const SYNTHETIC_PENDING_MAX: usize = 65_536;

@@ -9,14 +9,17 @@
 //! never; what could not be measured is said. Must not: share code with the broker it measures.
 
 mod batch;
+mod chart;
 mod cli;
 mod commands;
+mod compare;
 mod consumer;
 mod error;
 mod fetch_walk;
 mod frame;
 mod gate;
 mod generator;
+mod hlog;
 mod idle;
 mod kafka;
 mod knee;
@@ -30,8 +33,10 @@ mod report;
 mod ring;
 mod roofline;
 mod run;
+mod runs;
 mod schedule;
 mod sink;
+mod stats;
 mod suite;
 mod sys;
 mod wire;
@@ -55,6 +60,7 @@ fn main() -> ExitCode {
         Command::Knee(command) => knee::command(&command),
         Command::Idle(command) => idle::command(&command),
         Command::Gate(command) => return done(gate::command(&command)),
+        Command::Compare(command) => return done(compare::command(&command)),
     };
     done(result.map(|()| ExitCode::SUCCESS))
 }
@@ -64,7 +70,7 @@ fn done(result: error::Result<ExitCode>) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("ringlog-bench: {error}");
-            // 1 is an answer of `gate`.
+            // 1 is an answer of `gate` and `compare`.
             ExitCode::from(2)
         }
     }

@@ -1,0 +1,192 @@
+//! What two runs must share before their figures mean anything beside each other.
+//!
+//! Owner: `compare`. Invariants: what is known on both sides and differs is refused, what only one side knows is
+//! said; what differs on purpose (the commit, the endpoint) is listed and refuses nothing.
+//! Must not: look at a figure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::runs::{Run, leaves};
+
+/// What of the manifest matters: the machine, its settings, the file system, the instrument, and what was declared of
+/// the server (flush policy, replication).
+const MANIFEST_MATTERS: &[&str] = &[
+    "harness",
+    "harness_version",
+    "kernel",
+    "cpu_model",
+    "cores",
+    "smt_active",
+    "governor",
+    "memory_bytes",
+    "transparent_huge_pages",
+    "tcp_congestion_used",
+    "cpus_client",
+    "cpus_server",
+    "data_dir.file_system",
+    "data_dir.mount_options",
+];
+
+/// Parts of a manifest of which every leaf matters.
+const MANIFEST_TREES: &[&str] = &["declared.", "broker."];
+
+/// Parameters of a phase that say where, not how.
+const PARAMETERS_ASIDE: &[&str] = &["bytes_max", "bootstrap", "topic"];
+
+/// One thing that is not the same on both sides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Difference {
+    /// Name of the field; `phase: name` for a parameter.
+    pub(crate) what: String,
+    /// The base's value, or `None` when it does not say.
+    pub(crate) base: Option<String>,
+    /// The other's value.
+    pub(crate) other: Option<String>,
+    /// Whether figures may not be compared because of it.
+    pub(crate) refuses: bool,
+}
+
+fn differences(
+    prefix: &str,
+    base: &BTreeMap<String, String>,
+    other: &BTreeMap<String, String>,
+    matters: &dyn Fn(&str) -> bool,
+    out: &mut Vec<Difference>,
+) {
+    let names: BTreeSet<&String> = base.keys().chain(other.keys()).filter(|name| matters(name)).collect();
+    for name in names {
+        let (left, right) = (base.get(name), other.get(name));
+        if left != right {
+            out.push(Difference {
+                what: format!("{prefix}{name}"),
+                base: left.cloned(),
+                other: right.cloned(),
+                refuses: left.is_some() && right.is_some(),
+            });
+        }
+    }
+}
+
+/// All differences that matter, refused ones first. Without a manifest on a side (a bare file) nothing of it is known.
+pub(crate) fn check(base: &Run, other: &Run, phases: &[(String, String)]) -> Vec<Difference> {
+    let mut out = Vec::new();
+    let matters = |name: &str| {
+        MANIFEST_MATTERS.contains(&name) || MANIFEST_TREES.iter().any(|tree| name.starts_with(tree))
+    };
+    if base.manifest.is_null() || other.manifest.is_null() {
+        let says = |run: &Run| (!run.manifest.is_null()).then(|| "known".to_owned());
+        let (left, right) = (says(base), says(other));
+        out.push(Difference { what: "manifest".into(), base: left, other: right, refuses: false });
+    } else {
+        differences("", &leaves(&base.manifest), &leaves(&other.manifest), &matters, &mut out);
+    }
+    for (left, right) in phases {
+        let parameters = |run: &Run, name: &str| {
+            let info = run.phase(name).first().and_then(|phase| phase.info.clone())?;
+            Some(info.parameters)
+        };
+        if let (Some(a), Some(b)) = (parameters(base, left), parameters(other, right)) {
+            let matters = |name: &str| !PARAMETERS_ASIDE.contains(&name);
+            differences(&format!("{left}: "), &a, &b, &matters, &mut out);
+        }
+    }
+    out.sort_by_key(|difference| !difference.refuses);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runs::{Phase, PhaseInfo, Round};
+    use serde_json::{Value, json};
+
+    fn manifest() -> Value {
+        json!({
+            "harness": "ringlog-bench", "harness_version": "0.1.0", "kernel": "6.1", "cpu_model": "EPYC", "cores": 2,
+            "smt_active": "0", "governor": "performance", "memory_bytes": 1000, "transparent_huge_pages": "madvise",
+            "tcp_congestion_used": "cubic", "cpus_client": [0], "cpus_server": [1],
+            "data_dir": {"file_system": "ext4", "mount_options": "rw"},
+            "declared": {"flush_policy": "before the ack", "replication": "1"},
+            "git_commit": "abc", "started_unix_s": 1, "load_average": "0.1"
+        })
+    }
+
+    fn parameters() -> BTreeMap<String, String> {
+        [
+            ("acks", "all"),
+            ("request_bytes", "1048473"),
+            ("record_bytes", "1024"),
+            ("partitions", "4"),
+            ("connections", "4"),
+            ("in_flight", "5"),
+            ("pace", "20000 records/s (open loop)"),
+            ("compression", "none"),
+            ("fan_out", "1"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    fn run(manifest: Value, parameters: BTreeMap<String, String>) -> Run {
+        let info = PhaseInfo { name: "open".into(), parameters, ..PhaseInfo::default() };
+        let phase = Phase { name: "open".into(), info: Some(info), log: None, series: None };
+        let round = Round { phases: vec![phase], roofline: Value::Null };
+        Run { name: "run".into(), source: "-".into(), manifest, rounds: vec![round] }
+    }
+
+    fn found(other: &Run) -> Vec<Difference> {
+        check(&run(manifest(), parameters()), other, &[("open".into(), "open".into())])
+    }
+
+    #[test]
+    fn equal_runs_and_runs_of_other_commits_are_comparable() {
+        let mut later = manifest();
+        later["git_commit"] = json!("def");
+        later["started_unix_s"] = json!(99);
+        later["load_average"] = json!("0.2");
+        let mut elsewhere = parameters();
+        elsewhere.insert("topic".into(), "other".into());
+        assert_eq!(found(&run(later, elsewhere)), []);
+    }
+
+    #[test]
+    fn every_field_of_the_manifest_that_matters_refuses() {
+        let trees = ["declared.flush_policy", "declared.replication"];
+        for field in MANIFEST_MATTERS.iter().chain(&trees) {
+            let mut changed = manifest();
+            match field.split_once('.') {
+                Some((tree, leaf)) => changed[tree][leaf] = json!("another"),
+                None => changed[*field] = json!("another"),
+            }
+            let found = found(&run(changed, parameters()));
+            assert_eq!(found.len(), 1, "{field}");
+            assert!(found[0].refuses && found[0].what == *field, "{field}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn every_parameter_refuses() {
+        for field in parameters().keys() {
+            let mut changed = parameters();
+            changed.insert(field.clone(), "another".into());
+            let found = found(&run(manifest(), changed));
+            assert_eq!(found.len(), 1, "{field}");
+            assert!(found[0].refuses && found[0].what == format!("open: {field}"));
+        }
+    }
+
+    #[test]
+    fn what_one_side_does_not_know_is_said_and_refuses_nothing() {
+        let mut silent = manifest();
+        silent["governor"] = Value::Null;
+        let mut fewer = parameters();
+        fewer.remove("partitions");
+        let found = found(&run(silent, fewer));
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().all(|difference| !difference.refuses && difference.other.is_none()));
+        let bare = super::check(&run(manifest(), parameters()), &run(Value::Null, parameters()), &[]);
+        assert!(bare.len() == 1 && bare[0].what == "manifest" && !bare[0].refuses);
+    }
+}

@@ -1,0 +1,183 @@
+//! Runs as they lie on the disk: folders of this harness, folders of rounds, bare histogram files of any tool.
+//!
+//! Owner: `compare` and `report`. A run has rounds, a round has phases, a phase has histograms and perhaps a summary
+//! and a series. Invariants: what is missing is `None`, never zero; runs made before a file existed stay readable.
+//! Must not: judge (that is `compare`) or draw (that is `chart`).
+
+mod info;
+mod open;
+mod series;
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use serde_json::Value;
+
+pub(crate) use self::info::PhaseInfo;
+pub(crate) use self::open::open;
+pub(crate) use self::series::Series;
+use crate::hlog::{self, Log};
+
+/// One side of a comparison.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// What tables call it.
+    pub(crate) name: String,
+    /// Where it was read from.
+    pub(crate) source: String,
+    /// `manifest.json`, or null.
+    pub(crate) manifest: Value,
+    /// In the order in which they ran.
+    pub(crate) rounds: Vec<Round>,
+}
+
+/// One pass over the workloads.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    /// By order of the summary, else of their file names.
+    pub(crate) phases: Vec<Phase>,
+    /// The roofline measured beside them, or null.
+    pub(crate) roofline: Value,
+}
+
+/// One workload of one round.
+#[derive(Debug)]
+pub(crate) struct Phase {
+    /// Name.
+    pub(crate) name: String,
+    /// Its part of `summary.json`.
+    pub(crate) info: Option<PhaseInfo>,
+    /// Its histograms; `None` when the log is missing.
+    pub(crate) log: Option<Log>,
+    /// Seconds of the run, when it was written.
+    pub(crate) series: Option<Series>,
+}
+
+impl Run {
+    /// Names of the phases, in order.
+    pub(crate) fn phase_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for phase in self.rounds.iter().flat_map(|round| &round.phases) {
+            if !names.contains(&phase.name) {
+                names.push(phase.name.clone());
+            }
+        }
+        names
+    }
+
+    /// A phase in all rounds that have it.
+    pub(crate) fn phase(&self, name: &str) -> Vec<&Phase> {
+        self.rounds.iter().filter_map(|round| round.phases.iter().find(|phase| phase.name == name)).collect()
+    }
+
+    /// Tags of a phase, sorted.
+    pub(crate) fn tags(&self, phase: &str) -> Vec<String> {
+        let mut tags: Vec<String> = self
+            .phase(phase)
+            .iter()
+            .filter_map(|phase| phase.log.as_ref())
+            .flat_map(|log| log.tags.keys().cloned())
+            .collect();
+        tags.sort();
+        tags.dedup();
+        tags
+    }
+
+    /// All samples of a tag over all rounds, or `None` without any.
+    pub(crate) fn merged(&self, phase: &str, tag: &str) -> Option<Histogram<u64>> {
+        let phases = self.phase(phase);
+        let logs = phases.iter().filter_map(|phase| phase.log.as_ref()?.tags.get(tag));
+        let (values, _) = hlog::merged(logs.flatten());
+        (!values.is_empty()).then_some(values)
+    }
+}
+
+impl Phase {
+    /// All samples of a tag of this round, or `None` without any.
+    pub(crate) fn merged(&self, tag: &str) -> Option<Histogram<u64>> {
+        let (values, _) = hlog::merged(self.log.as_ref()?.tags.get(tag)?);
+        (!values.is_empty()).then_some(values)
+    }
+
+    /// Whether the load had a schedule: then the response time is what counts, else the service time.
+    pub(crate) fn is_open_loop(&self) -> bool {
+        match self.info.as_ref().and_then(|info| info.parameters.get("pace")) {
+            Some(pace) => pace.contains("open"),
+            None => self.log.as_ref().is_some_and(|log| log.tags.contains_key("response")),
+        }
+    }
+
+    /// Records a second: of the summary, else from the number of samples.
+    pub(crate) fn records_per_s(&self) -> Option<f64> {
+        let rates = |info: &PhaseInfo| info.produced.as_ref().or(info.consumed.as_ref())?.records_per_s.into();
+        self.info.as_ref().and_then(rates)
+    }
+}
+
+/// The tags that stand for a phase, most telling first: what a user of the endpoint sees.
+pub(crate) fn primary_tags(tags: &[String], open_loop: bool) -> Vec<String> {
+    let wanted: &[&str] = if open_loop { &["response", "e2e"] } else { &["service", "e2e"] };
+    let mut found: Vec<String> =
+        wanted.iter().filter(|tag| tags.iter().any(|known| known == *tag)).map(|tag| (*tag).to_owned()).collect();
+    if found.is_empty() {
+        // A consumer's log has only fetches; those of other tools whatever they have, lag being no latency.
+        found.extend(tags.iter().filter(|tag| !tag.ends_with("lag")).cloned());
+    }
+    if found.is_empty() { tags.to_vec() } else { found }
+}
+
+/// What a tag is called in tables.
+pub(crate) fn tag_title(tag: &str) -> &str {
+    if tag.is_empty() { "untagged" } else { tag }
+}
+
+/// A manifest's leaves by dotted name, lists in one piece.
+pub(crate) fn leaves(value: &Value) -> BTreeMap<String, String> {
+    fn walk(prefix: &str, value: &Value, out: &mut BTreeMap<String, String>) {
+        match value {
+            Value::Null => {}
+            Value::Object(map) => {
+                for (key, value) in map {
+                    let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                    walk(&name, value, out);
+                }
+            }
+            Value::String(text) => {
+                out.insert(prefix.to_owned(), text.clone());
+            }
+            Value::Array(items) if items.iter().all(|item| !item.is_object() && !item.is_array()) => {
+                let words = items.iter().map(|item| item.as_str().map_or(item.to_string(), str::to_owned));
+                out.insert(prefix.to_owned(), words.collect::<Vec<_>>().join(" "));
+            }
+            other => {
+                out.insert(prefix.to_owned(), other.to_string());
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk("", value, &mut out);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_for_a_phase() {
+        let tags = |list: &[&str]| list.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>();
+        let all = tags(&["e2e", "fetch", "lag", "own-lag", "response", "service"]);
+        assert_eq!(primary_tags(&all, true), ["response", "e2e"]);
+        assert_eq!(primary_tags(&tags(&["service", "own-lag"]), false), ["service"]);
+        assert_eq!(primary_tags(&tags(&["fetch"]), false), ["fetch"]);
+        assert_eq!(primary_tags(&tags(&[""]), false), [""]);
+    }
+
+    #[test]
+    fn leaves_have_dotted_names() {
+        let value = serde_json::json!({"a": {"b": "x", "c": [0, 1]}, "d": null, "e": 5});
+        let found = leaves(&value);
+        assert_eq!(found.len(), 3);
+        assert_eq!((found["a.b"].as_str(), found["a.c"].as_str(), found["e"].as_str()), ("x", "0 1", "5"));
+    }
+}
