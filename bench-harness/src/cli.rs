@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Gate(crate::gate::GateCommand),
     /// Compare runs or histogram files: 0 no difference or faster, 1 slower, 2 undecided, 3 not comparable.
     Compare(crate::compare::CompareRunsCommand),
+    /// Runs or histogram files as one self-contained HTML page.
+    Report(crate::report_html::ReportCommand),
     /// The same workloads on several endpoints, interleaved, with medians and ratios.
     CompareEndpoints(CompareCommand),
 }

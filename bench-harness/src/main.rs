@@ -30,6 +30,7 @@ mod probe;
 mod progress;
 mod record;
 mod report;
+mod report_html;
 mod ring;
 mod roofline;
 mod run;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Roofline(command) => roofline::command(&command),
         Command::Run(command) => run::run(&command),
         Command::CompareEndpoints(command) => run::compare(&command),
+        Command::Report(command) => report_html::command(&command),
         Command::Preset(command) => preset::command(&command),
         Command::Knee(command) => knee::command(&command),
         Command::Idle(command) => idle::command(&command),

@@ -14,7 +14,7 @@ mod timeline;
 use std::fmt::{Display, Write};
 
 pub(crate) use self::bars::{Bar, bars, core_map};
-pub(crate) use self::lines::{Line, LinesChart, Mark, lines};
+pub(crate) use self::lines::{Line, LinesChart, Mark, lines, range_of};
 pub(crate) use self::percentiles::{Curve, curve_of, percentiles};
 pub(crate) use self::png::write_png;
 pub(crate) use self::scale::{Scale, thousands};

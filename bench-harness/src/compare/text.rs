@@ -42,6 +42,16 @@ pub(crate) fn word(row: &Row) -> &'static str {
     }
 }
 
+/// The class of a verdict in a page.
+pub(crate) fn css_class(row: &Row) -> &'static str {
+    match row.verdict {
+        Verdict::Faster => "better",
+        Verdict::Slower => "worse",
+        Verdict::NoDifference => "same",
+        Verdict::Undecided | Verdict::Shown => "open",
+    }
+}
+
 /// Where the intervals come from, in words.
 pub(crate) fn method_words(comparison: &Comparison) -> String {
     let (a, b) = comparison.rounds;

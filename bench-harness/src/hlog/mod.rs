@@ -54,6 +54,30 @@ pub(crate) fn merged<'a>(intervals: impl IntoIterator<Item = &'a Interval>) -> (
     (sum, overflow)
 }
 
+/// All samples of some intervals as one ascending list.
+pub(crate) fn pooled<'a>(intervals: impl IntoIterator<Item = &'a Interval>) -> Counts {
+    let mut all: Counts = intervals.into_iter().flat_map(|interval| interval.counts.iter().copied()).collect();
+    all.sort_unstable();
+    all.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        kept.1 += if same { next.1 } else { 0 };
+        same
+    });
+    all
+}
+
+/// The value at a quantile of an ascending list, as HdrHistogram defines it; 0 of an empty one.
+pub(crate) fn quantile(counts: &[(u64, u64)], quantile: f64) -> u64 {
+    let total: u64 = counts.iter().map(|(_, count)| count).sum();
+    let wanted = ((total as f64 * quantile).ceil() as u64).max(1);
+    let mut seen = 0;
+    let found = counts.iter().find(|(_, count)| {
+        seen += count;
+        seen >= wanted
+    });
+    found.map_or(0, |(value, _)| *value)
+}
+
 /// Reads a log or a percentile table, whichever it is. `unit_ns` is what a value of 1 stands for.
 ///
 /// # Errors
@@ -192,6 +216,10 @@ mod tests {
         let (sum, overflow) = merged(&log.tags["response"]);
         assert_eq!(overflow, 0);
         assert_eq!(sum, all);
+        let list = pooled(&log.tags["response"]);
+        for q in [0.0, 0.001, 0.5, 0.99, 0.9999, 1.0] {
+            assert_eq!(quantile(&list, q), all.value_at_quantile(q), "{q}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use serde_json::Value;
 pub(crate) use self::info::PhaseInfo;
 pub(crate) use self::open::open;
 pub(crate) use self::series::Series;
-use crate::hlog::{self, Log};
+use crate::hlog::{self, Counts, Log};
 
 /// One side of a comparison.
 #[derive(Debug)]
@@ -94,6 +94,12 @@ impl Run {
 
 impl Phase {
     /// All samples of a tag of this round, or `None` without any.
+    pub(crate) fn pooled(&self, tag: &str) -> Option<Counts> {
+        let counts = hlog::pooled(self.log.as_ref()?.tags.get(tag)?);
+        (!counts.is_empty()).then_some(counts)
+    }
+
+    /// The same as a histogram.
     pub(crate) fn merged(&self, tag: &str) -> Option<Histogram<u64>> {
         let (values, _) = hlog::merged(self.log.as_ref()?.tags.get(tag)?);
         (!values.is_empty()).then_some(values)
