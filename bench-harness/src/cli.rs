@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Knee(crate::knee::KneeCommand),
     /// What idle connections cost the server.
     Idle(crate::idle::IdleCommand),
+    /// An endpoint with delays that are known: what the harness measures can be held against them.
+    Synthetic(crate::synthetic::SyntheticCommand),
     /// Judge paired samples of interleaved runs: 0 no regression, 1 regression, 2 not decided.
     Gate(crate::gate::GateCommand),
     /// Compare runs or histogram files: 0 no difference or faster, 1 slower, 2 undecided, 3 not comparable.

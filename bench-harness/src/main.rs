@@ -1,9 +1,10 @@
 //! `ringlog-bench`: the load harness for any Kafka endpoint.
 //!
-//! Code map: `cli` (flags) → `commands`, `roofline`, `run`, `preset`, `knee`, `idle`, `gate` (what a command does) →
-//! `workload` (connections, threads, windows) → `generator`, `consumer`, `sink` (the loops) → `record` (samples) →
-//! `report`, `manifest` (results). Below them: `frame`, `batch`, `fetch_walk`, `kafka`, `wire` (bytes),
-//! `schedule` (open loop), `disk`, `ring`, `sys` (the machine), `limits`, `error`.
+//! Code map: `cli` (flags) → `commands`, `roofline`, `run`, `preset`, `knee`, `idle`, `gate`, `synthetic` (what a
+//! command does) → `workload` (connections, threads, windows) → `generator`, `consumer`, `sink` (the loops) → `record`
+//! (samples) → `report`, `manifest` (results). Read back: `hlog`, `runs` → `compare` with `stats`, `report_html` with
+//! `chart`. Below them: `frame`, `batch`, `fetch_walk`, `kafka`, `wire` (bytes), `schedule` (open loop), `disk`, `ring`,
+//! `sys` (the machine), `limits`, `error`.
 //!
 //! Invariants: intended send times are fixed by the rate and never moved; histograms are merged, percentiles
 //! never; what could not be measured is said. Must not: share code with the broker it measures.
@@ -39,6 +40,7 @@ mod schedule;
 mod sink;
 mod stats;
 mod suite;
+mod synthetic;
 mod sys;
 mod wire;
 mod workload;
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Preset(command) => preset::command(&command),
         Command::Knee(command) => knee::command(&command),
         Command::Idle(command) => idle::command(&command),
+        Command::Synthetic(command) => synthetic::command(&command),
         Command::Gate(command) => return done(gate::command(&command)),
         Command::Compare(command) => return done(compare::command(&command)),
     };

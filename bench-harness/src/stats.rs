@@ -33,7 +33,13 @@ impl RatioInterval {
         (self.high / self.ratio - 1.0).max(1.0 - self.low / self.ratio)
     }
 
+    /// The same interval around another ratio.
+    pub(crate) fn around(self, ratio: f64) -> Self {
+        Self { ratio, low: self.low / self.ratio * ratio, high: self.high / self.ratio * ratio }
+    }
+
     /// The same interval of the inverse ratio.
+    #[cfg(test)]
     pub(crate) fn inverse(self) -> Self {
         Self { ratio: 1.0 / self.ratio, low: 1.0 / self.high, high: 1.0 / self.low }
     }
@@ -64,6 +70,7 @@ impl Random {
     }
 
     /// Uniform in 0..1.
+    #[cfg(test)]
     pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }

@@ -81,7 +81,12 @@ pub(crate) fn core_map(title: &str, width: f64, seconds: &[f64], cores: &[Vec<Op
     let x = Scale::linear(0.0, seconds.len() as f64, left, width - 12.0);
     let step = (seconds.len() / 6).max(1);
     for column in (0..seconds.len()).step_by(step) {
-        svg.text("tick", (x.at(column as f64), bottom + 16.0), Anchor::Start, &format!("{:.0} s", seconds[column]));
+        svg.text(
+            "tick",
+            (x.at(column as f64), bottom + 16.0),
+            Anchor::Start,
+            &format!("{:.0} s", seconds[column]),
+        );
     }
     svg.finish(title, None)
 }

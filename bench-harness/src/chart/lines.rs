@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use super::scale::tick_ns;
+use super::scale::{tick_count, tick_ns};
 use super::{Anchor, Scale, Svg, thousands};
 use crate::report::short_ns;
 
@@ -13,6 +13,8 @@ const HEIGHT: f64 = 230.0;
 const LEFT: f64 = 58.0;
 const TOP: f64 = 28.0;
 const BOTTOM: f64 = 190.0;
+/// Height of a name at the end of a line.
+const NAME_ROW: f64 = 12.0;
 
 /// One line.
 #[derive(Debug, Clone)]
@@ -81,7 +83,7 @@ pub(crate) fn lines(chart: &LinesChart) -> String {
     svg.text("title", (LEFT, 16.0), Anchor::Start, chart.title);
     for value in y.ticks() {
         svg.line("grid", (LEFT, y.at(value)), (right, y.at(value)));
-        let label = if chart.latency { tick_ns(value) } else { thousands(value) };
+        let label = if chart.latency { tick_ns(value) } else { tick_count(value) };
         svg.text("tick", (LEFT - 7.0, y.at(value) + 4.0), Anchor::End, &label);
     }
     for value in x.ticks() {
@@ -92,7 +94,7 @@ pub(crate) fn lines(chart: &LinesChart) -> String {
         svg.text("note", (x.at(mark.at) + 3.0, BOTTOM + 32.0), Anchor::Start, &mark.text);
     }
     svg.line("axis", (LEFT, BOTTOM), (right, BOTTOM));
-    let mut taken: Vec<f64> = Vec::new();
+    let mut ends: Vec<(f64, &str)> = Vec::new();
     for line in chart.lines {
         let points: Vec<Option<(f64, f64)>> = chart
             .seconds
@@ -102,15 +104,21 @@ pub(crate) fn lines(chart: &LinesChart) -> String {
             .collect();
         svg.path(&line.class, &format!(" data-run=\"{}\"", line.run), &points);
         let end = points.iter().rev().flatten().next();
-        if let (true, Some((_, at))) = (chart.named, end) {
-            // Names that would lie over each other move apart.
-            let mut place = *at;
-            while taken.iter().any(|other| (other - place).abs() < 12.0) {
-                place += 3.0;
-            }
-            taken.push(place);
-            svg.text("name", (right + 6.0, place + 4.0), Anchor::Start, &line.name);
-        }
+        ends.extend(end.filter(|_| chart.named).map(|(_, at)| (*at, line.name.as_str())));
+    }
+    // Names that would lie over each other move down, and up again where the frame ends.
+    ends.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut place = f64::NEG_INFINITY;
+    let mut places: Vec<f64> = Vec::new();
+    for (at, _) in &ends {
+        place = at.max(place + NAME_ROW);
+        places.push(place);
+    }
+    let mut most = BOTTOM;
+    for ((_, name), place) in ends.iter().zip(&mut places).rev() {
+        *place = place.min(most);
+        most = *place - NAME_ROW;
+        svg.text("name", (right + 6.0, *place + 4.0), Anchor::Start, name);
     }
     svg.finish(chart.title, Some(&hover(chart, x)))
 }
@@ -121,11 +129,13 @@ fn hover(chart: &LinesChart, x: Scale) -> serde_json::Value {
         .lines
         .iter()
         .map(|line| {
-            let cells: Vec<String> = line.values.iter().map(|value| value.map_or(String::new(), text)).collect();
+            let cells: Vec<String> =
+                line.values.iter().map(|value| value.map_or(String::new(), text)).collect();
             json!({"run": line.run, "name": line.name, "v": cells})
         })
         .collect();
-    let positions: Vec<f64> = chart.seconds.iter().map(|second| (x.at(*second) * 10.0).round() / 10.0).collect();
+    let positions: Vec<f64> =
+        chart.seconds.iter().map(|second| (x.at(*second) * 10.0).round() / 10.0).collect();
     let labels: Vec<String> = chart.seconds.iter().map(|second| format!("{second:.0} s")).collect();
     json!({"x": positions, "l": labels, "top": TOP, "bottom": BOTTOM, "rows": rows})
 }

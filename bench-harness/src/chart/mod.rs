@@ -109,7 +109,8 @@ impl Svg {
 
     /// The finished element. `hover` is JSON for the page's script; `title` is what a screen reader says.
     fn finish(self, title: &str, hover: Option<&serde_json::Value>) -> String {
-        let hover = hover.map_or_else(String::new, |data| format!(r#" data-hover="{}""#, escape(&data.to_string())));
+        let hover =
+            hover.map_or_else(String::new, |data| format!(r#" data-hover="{}""#, escape(&data.to_string())));
         format!(
             "<svg class=\"chart\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {w} {h}\" role=\"img\"{hover}>\
              <title>{}</title>\n{}</svg>\n",

@@ -96,13 +96,23 @@ pub(crate) fn percentiles(title: &str, curves: &[Curve], legend: bool) -> String
         svg.text("tick", (LEFT - 8.0, y.at(value) + 4.0), Anchor::End, &tick_ns(value));
     }
     let end = nines(points - 1);
-    let marks = [0.0, -(0.5f64.log10())].into_iter().chain((1..=DECADES_MAX).map(|k| k as f64));
+    let marks = [0.0, std::f64::consts::LOG10_2].into_iter().chain((1..=DECADES_MAX).map(|k| k as f64));
     for mark in marks.filter(|mark| *mark <= end + 0.02) {
         svg.line("grid", (x.at(mark), TOP), (x.at(mark), BOTTOM));
-        svg.text("tick", (x.at(mark), BOTTOM + 18.0), Anchor::Middle, &percent(mark).replacen("p0", "min", 1));
+        svg.text(
+            "tick",
+            (x.at(mark), BOTTOM + 18.0),
+            Anchor::Middle,
+            &percent(mark).replacen("p0", "min", 1),
+        );
     }
     svg.line("axis", (LEFT, BOTTOM), (RIGHT, BOTTOM));
-    svg.text("tick", ((LEFT + RIGHT) / 2.0, BOTTOM + 38.0), Anchor::Middle, "percentile, on a scale of 1/(1-p)");
+    svg.text(
+        "tick",
+        ((LEFT + RIGHT) / 2.0, BOTTOM + 38.0),
+        Anchor::Middle,
+        "percentile, on a scale of 1/(1-p)",
+    );
     // Thin ones first, so that they lie behind.
     for faint in [true, false] {
         for curve in curves.iter().filter(|curve| curve.faint == faint) {
@@ -146,7 +156,7 @@ mod tests {
         let median = curve.values[(0.301 * POINTS_PER_DECADE as f64) as usize];
         assert!((median / 500_000.0 - 1.0).abs() < 0.05, "{median}");
         assert_eq!(
-            [0.0, 0.30103, 1.0, 2.0, 3.0, 4.0].map(percent),
+            [0.0, std::f64::consts::LOG10_2, 1.0, 2.0, 3.0, 4.0].map(percent),
             ["p0", "p50", "p90", "p99", "p99.9", "p99.99"]
         );
         let picture = percentiles("a < b", &[curve], true);

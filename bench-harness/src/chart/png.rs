@@ -31,7 +31,8 @@ pub(crate) fn write_png(svg: &str, path: &Path) -> Result<()> {
     });
     fonts.set_sans_serif_family(sans.unwrap_or(family));
     let tree = usvg::Tree::from_str(svg, &options).map_err(|error| wrong(&error.to_string()))?;
-    let size = tree.size().to_int_size().scale_by(PIXELS_PER_UNIT).ok_or_else(|| wrong("an empty picture"))?;
+    let size =
+        tree.size().to_int_size().scale_by(PIXELS_PER_UNIT).ok_or_else(|| wrong("an empty picture"))?;
     let mut pixels =
         tiny_skia::Pixmap::new(size.width(), size.height()).ok_or_else(|| wrong("an empty picture"))?;
     let scale = tiny_skia::Transform::from_scale(PIXELS_PER_UNIT, PIXELS_PER_UNIT);

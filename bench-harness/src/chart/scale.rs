@@ -63,7 +63,11 @@ impl Scale {
 /// 1, 2 or 5 times a power of ten, at least as large.
 fn nice_step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].map(|part| part * power).into_iter().find(|step| *step >= least).unwrap_or(power * 10.0)
+    [1.0, 2.0, 5.0, 10.0]
+        .map(|part| part * power)
+        .into_iter()
+        .find(|step| *step >= least)
+        .unwrap_or(power * 10.0)
 }
 
 /// A count with three significant digits and a unit: 1.23 M.
@@ -81,6 +85,16 @@ pub(crate) fn thousands(value: f64) -> String {
         _ => 0,
     };
     format!("{scaled:.digits$}{unit}")
+}
+
+/// The label of a tick on a linear axis: as `thousands`, without zeros behind the point.
+pub(crate) fn tick_count(value: f64) -> String {
+    let text = thousands(value);
+    let (number, unit) =
+        text.split_once(' ').map_or((text.as_str(), String::new()), |(n, u)| (n, format!(" {u}")));
+    let number =
+        if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number };
+    format!("{number}{unit}")
 }
 
 /// The label of a latency tick, in nanoseconds.
@@ -110,9 +124,15 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        for (value, text) in [(0.0, "0"), (7.0, "7"), (9.874, "9.87"), (20_000.0, "20.0 k"), (1.5e9, "1.50 G")] {
+        for (value, text) in
+            [(0.0, "0"), (7.0, "7"), (9.874, "9.87"), (20_000.0, "20.0 k"), (1.5e9, "1.50 G")]
+        {
             assert_eq!(thousands(value), text);
         }
+        assert_eq!(
+            (tick_count(3e6), tick_count(0.25), tick_count(100.0)),
+            ("3 M".into(), "0.25".into(), "100".into())
+        );
         assert_eq!((tick_ns(3e6), tick_ns(500.0)), ("3 ms".into(), "500 ns".into()));
     }
 }

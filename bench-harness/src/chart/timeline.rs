@@ -101,7 +101,8 @@ fn add_round(out: &mut Timeline, phase: &Phase, tag: &str, (start, length, step)
 /// The column that counts records, if the series has one.
 fn records_column(phase: &Phase) -> Option<&'static str> {
     let series = phase.series.as_ref()?;
-    let known = |name: &&str| series.column(name).is_some_and(|cells| cells.iter().flatten().any(|v| *v > 0.0));
+    let known =
+        |name: &&str| series.column(name).is_some_and(|cells| cells.iter().flatten().any(|v| *v > 0.0));
     ["acked_records", "consumed_records"].into_iter().find(known)
 }
 
@@ -112,9 +113,18 @@ fn records_per_sample(phase: &Phase, intervals: &[Interval]) -> Option<f64> {
     (samples > 0 && seconds > 0.0).then_some(phase.records_per_s()? * seconds / samples as f64)
 }
 
-fn column_mean(series: Option<&Series>, cells: Option<&[Option<f64>]>, inside: &dyn Fn(f64) -> bool) -> Option<f64> {
+fn column_mean(
+    series: Option<&Series>,
+    cells: Option<&[Option<f64>]>,
+    inside: &dyn Fn(f64) -> bool,
+) -> Option<f64> {
     let (series, cells) = (series?, cells?);
-    let known: Vec<f64> =
-        series.second.iter().zip(cells).filter(|(second, _)| inside(**second)).filter_map(|(_, cell)| *cell).collect();
+    let known: Vec<f64> = series
+        .second
+        .iter()
+        .zip(cells)
+        .filter(|(second, _)| inside(**second))
+        .filter_map(|(_, cell)| *cell)
+        .collect();
     (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
 }

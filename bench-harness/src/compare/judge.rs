@@ -123,7 +123,8 @@ pub(crate) fn judge(
     let share = rules.error_probability / judged as f64;
     if pairs >= rules.rounds_min.max(2) {
         let rows = measured.iter().map(|metric| {
-            let ratios: Vec<f64> = metric.base.iter().zip(&metric.other).map(|(base, other)| other / base).collect();
+            let ratios: Vec<f64> =
+                metric.base.iter().zip(&metric.other).map(|(base, other)| other / base).collect();
             row(metric, stats::paired(&ratios, share), rules)
         });
         return (rows.collect(), Method::PairedRounds);
@@ -134,6 +135,9 @@ pub(crate) fn judge(
     let method = if within.iter().any(Option::is_some) { Method::WithinRuns } else { Method::None };
     let rows = measured.iter().map(|metric| {
         let found = metric.within.and_then(|(tag, at)| within[tag].as_ref().map(|list| list[at]));
+        // Of throughput the summary has the exact figure; the number of samples only shows its noise.
+        let centre = median(&metric.other) / median(&metric.base);
+        let found = found.map(|found| if metric.tag.is_none() { found.around(centre) } else { found });
         row(metric, found, rules)
     });
     (rows.collect(), method)
@@ -201,9 +205,9 @@ fn measure(
         for (index, (metric, quantile)) in named {
             let read = |samples: &Counts| hlog::quantile(samples, quantile).max(1) as f64;
             let total = |samples: &Counts| samples.iter().map(|(_, count)| count).sum::<u64>();
-            let enough = histograms.iter().all(|(a, b)| {
-                total(a).min(total(b)) as f64 * (1.0 - quantile) >= SAMPLES_BEYOND_MIN
-            });
+            let enough = histograms
+                .iter()
+                .all(|(a, b)| total(a).min(total(b)) as f64 * (1.0 - quantile) >= SAMPLES_BEYOND_MIN);
             out.push(Measured {
                 phase: left.to_owned(),
                 tag: Some(if in_a == in_b { in_a.clone() } else { format!("{in_a}/{in_b}") }),

@@ -249,7 +249,11 @@ fn pictures(command: &CompareRunsCommand, runs: &[Run]) -> Result<()> {
             _ => {
                 let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
                 let end = path.extension().map(|end| end.to_string_lossy().into_owned());
-                path.with_file_name(format!("{}-{phase}.{}", stem.unwrap_or_default(), end.unwrap_or_default()))
+                path.with_file_name(format!(
+                    "{}-{phase}.{}",
+                    stem.unwrap_or_default(),
+                    end.unwrap_or_default()
+                ))
             }
         };
         if let Some(path) = command.svg.as_ref().map(named) {

@@ -113,7 +113,9 @@ fn power() {
         for shift in [1.0, 1.05, 1.1] {
             for rounds in [5, 8, 10, 15] {
                 let [faster, same, undecided, slower] = verdicts(shift, noise, rounds, 200);
-                println!("{noise} {shift} {rounds}: {slower} slower, {same} same, {undecided} undecided, {faster} faster");
+                println!(
+                    "{noise} {shift} {rounds}: {slower} slower, {same} same, {undecided} undecided, {faster} faster"
+                );
             }
         }
     }

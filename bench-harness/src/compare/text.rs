@@ -109,8 +109,12 @@ pub(super) fn table(comparison: &Comparison) -> String {
     writeln!(out, "{} against {} (the base)\n", comparison.other, comparison.base).ok();
     if !comparison.differences.is_empty() {
         let said = match (comparison.refused(), comparison.forced) {
-            (true, true) => "NOT COMPARABLE, compared by --force. Whatever is said below may come from these:",
-            (true, false) => "NOT COMPARABLE: the runs differ in what matters (--force compares them anyway):",
+            (true, true) => {
+                "NOT COMPARABLE, compared by --force. Whatever is said below may come from these:"
+            }
+            (true, false) => {
+                "NOT COMPARABLE: the runs differ in what matters (--force compares them anyway):"
+            }
             _ => "Not known on both sides:",
         };
         writeln!(out, "{said}\n\n| what | {} | {} | |", comparison.base, comparison.other).ok();
@@ -127,13 +131,18 @@ pub(super) fn table(comparison: &Comparison) -> String {
         return out;
     }
     let label = if comparison.forced { " (NOT COMPARABLE)" } else { "" };
-    writeln!(out, "| phase | figure | {} | {} | difference | interval | verdict{label} |", comparison.base, comparison.other)
-        .ok();
+    writeln!(
+        out,
+        "| phase | figure | {} | {} | difference | interval | verdict{label} |",
+        comparison.base, comparison.other
+    )
+    .ok();
     writeln!(out, "| --- | --- | ---: | ---: | ---: | --- | --- |").ok();
     for row in &comparison.rows {
-        let name = row.tag.as_ref().map_or(row.metric.to_owned(), |tag| {
-            format!("{} {}", crate::runs::tag_title(tag), row.metric)
-        });
+        let name = row
+            .tag
+            .as_ref()
+            .map_or(row.metric.to_owned(), |tag| format!("{} {}", crate::runs::tag_title(tag), row.metric));
         let interval =
             row.interval.map_or("-".into(), |(low, high)| format!("{} … {}", delta(low), delta(high)));
         writeln!(

@@ -56,7 +56,8 @@ pub(crate) fn merged<'a>(intervals: impl IntoIterator<Item = &'a Interval>) -> (
 
 /// All samples of some intervals as one ascending list.
 pub(crate) fn pooled<'a>(intervals: impl IntoIterator<Item = &'a Interval>) -> Counts {
-    let mut all: Counts = intervals.into_iter().flat_map(|interval| interval.counts.iter().copied()).collect();
+    let mut all: Counts =
+        intervals.into_iter().flat_map(|interval| interval.counts.iter().copied()).collect();
     all.sort_unstable();
     all.dedup_by(|next, kept| {
         let same = next.0 == kept.0;
@@ -115,8 +116,7 @@ fn parse(text: &str, unit_ns: f64) -> std::result::Result<Log, String> {
         return Err("neither a histogram log nor a percentile table".into());
     }
     // Some tools stamp intervals with the wall clock, others with the time since the base time.
-    let first =
-        log.tags.values().flatten().map(|interval| interval.start_s).fold(f64::INFINITY, f64::min);
+    let first = log.tags.values().flatten().map(|interval| interval.start_s).fold(f64::INFINITY, f64::min);
     let shift = if first > ABSOLUTE_SECONDS { first } else { 0.0 };
     for intervals in log.tags.values_mut() {
         intervals.iter_mut().for_each(|interval| interval.start_s -= shift);
@@ -152,7 +152,8 @@ mod tests {
         let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let mut out = String::new();
         for chunk in bytes.chunks(3) {
-            let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+            let bits =
+                chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
             for k in 0..4 {
                 let letter = alphabet[(bits >> (18 - 6 * k)) as usize & 63] as char;
                 out.push(if k <= chunk.len() { letter } else { '=' });
@@ -193,7 +194,8 @@ mod tests {
         let (sum, overflow) = merged(intervals);
         assert_eq!((sum.len(), overflow), (2 * micros.len(), 0));
         for q in [0.01, 0.5, 0.9, 0.99, 0.999, 1.0] {
-            let (ours, theirs) = (sum.value_at_quantile(q) as f64, micros.value_at_quantile(q) as f64 * 1000.0);
+            let (ours, theirs) =
+                (sum.value_at_quantile(q) as f64, micros.value_at_quantile(q) as f64 * 1000.0);
             assert!((ours / theirs - 1.0).abs() < 0.001, "{q}: {ours} {theirs}");
         }
     }

@@ -70,9 +70,16 @@ mod tests {
     fn the_page_stands_alone_and_has_every_part() {
         let path = format!("{}/../results/2026-11-20-baseline-durable", env!("CARGO_MANIFEST_DIR"));
         let html = html(&runs::open(&[path], 1.0).unwrap());
-        for part in
-            ["<!doctype html>", "a &lt;title&gt;", "open-1k", "curve s1", "of the sink", "Verdict", "AMD EPYC", "class=\"heat\""]
-        {
+        for part in [
+            "<!doctype html>",
+            "a &lt;title&gt;",
+            "open-1k",
+            "curve s1",
+            "of the sink",
+            "Verdict",
+            "AMD EPYC",
+            "class=\"heat\"",
+        ] {
             // The committed runs have no series, and so no map of cores.
             assert_eq!(html.contains(part), part != "class=\"heat\"", "{part}");
         }
@@ -108,7 +115,8 @@ mod tests {
     fn a_bare_percentile_table_makes_a_page() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wrk2.hgrm");
-        let text = "Value Percentile TotalCount 1/(1-Percentile)\n1.0 0.5 50 2\n2.0 0.99 99 100\n9.0 1.0 100 inf\n";
+        let text =
+            "Value Percentile TotalCount 1/(1-Percentile)\n1.0 0.5 50 2\n2.0 0.99 99 100\n9.0 1.0 100 inf\n";
         std::fs::write(&path, text).unwrap();
         let html = html(&runs::open(&[path.display().to_string()], 1e6).unwrap());
         assert!(html.contains("curve s0") && html.contains("wrk2"));

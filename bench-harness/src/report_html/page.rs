@@ -112,6 +112,7 @@ fn legend(runs: &[Run]) -> String {
 fn verdict(comparison: &Comparison, runs: &[Run]) -> String {
     let class = match comparison.overall {
         _ if comparison.forced => "not",
+        _ if comparison.method == compare::Method::WithinRuns => "open",
         Some(Verdict::Slower) => "slower",
         Some(Verdict::Faster) => "faster",
         _ => "open",
@@ -150,10 +151,10 @@ fn verdict(comparison: &Comparison, runs: &[Run]) -> String {
         out += "</tbody></table></div></details>\n";
     }
     let base = runs.first().map_or("", |run| run.name.as_str());
-    write!(
+    writeln!(
         out,
         "<p class=\"aside\">Every figure with its interval stands with its workload below. The base is {}.</p>\
-         </section>\n",
+         </section>",
         escape(base)
     )
     .ok();
@@ -172,7 +173,8 @@ fn manifest(runs: &[Run]) -> String {
     // One column when all come from the same folder.
     let same = all.iter().all(|leaves| *leaves == all[0]);
     let columns = if same { &all[..1] } else { &all[..] };
-    let mut out = "<section id=\"manifest\"><h2>Manifest</h2>\n<div class=\"scroll\"><table class=\"wide\">".to_owned();
+    let mut out =
+        "<section id=\"manifest\"><h2>Manifest</h2>\n<div class=\"scroll\"><table class=\"wide\">".to_owned();
     if !same {
         let heads: String = runs.iter().map(|run| format!("<th>{}</th>", escape(&run.name))).collect();
         write!(out, "<thead><tr><th></th>{heads}</tr></thead>").ok();

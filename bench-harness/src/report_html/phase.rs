@@ -63,7 +63,9 @@ fn parameters(sides: &[Side]) -> String {
     let shared: Vec<String> = first
         .iter()
         .filter(|(key, value)| all.iter().all(|other| other.get(*key) == Some(value)))
-        .map(|(key, value)| format!("<span><b>{}</b> {}</span>", escape(&key.replace('_', " ")), escape(value)))
+        .map(|(key, value)| {
+            format!("<span><b>{}</b> {}</span>", escape(&key.replace('_', " ")), escape(value))
+        })
         .collect();
     format!("<p class=\"parameters\">{}</p>\n", shared.join(" "))
 }
@@ -73,8 +75,10 @@ fn percentile_charts(sides: &[Side]) -> String {
     let mut out = String::new();
     let tags: BTreeSet<&String> = sides.iter().flat_map(|side| &side.tags).collect();
     // Bare files have no tags in common: their first ones are one chart.
-    let mixed = sides.len() > 1 && sides.iter().any(|side| !side.tags.iter().any(|tag| sides[0].tags.contains(tag)));
-    let kinds: Vec<Option<&String>> = if mixed { vec![None] } else { tags.into_iter().rev().map(Some).collect() };
+    let mixed =
+        sides.len() > 1 && sides.iter().any(|side| !side.tags.iter().any(|tag| sides[0].tags.contains(tag)));
+    let kinds: Vec<Option<&String>> =
+        if mixed { vec![None] } else { tags.into_iter().rev().map(Some).collect() };
     for kind in kinds {
         let mut curves: Vec<Curve> = Vec::new();
         let mut title = kind.map_or("latency".to_owned(), |tag| format!("{} time", tag_title(tag)));
@@ -91,13 +95,13 @@ fn percentile_charts(sides: &[Side]) -> String {
         if sides.len() == 1 && kind.is_some_and(|tag| tag == "response") {
             // The same requests as a closed-loop tool would have shown them.
             if let Some(values) = sides[0].run.merged(&sides[0].phase, "service") {
-                curves[0].name = "response".into();
+                curves.iter_mut().for_each(|curve| curve.name = "response".into());
                 curves.push(curve_of(1, "service", &values, false));
                 title = "response time, and the service time that hides the waiting (dashed)".into();
             }
         }
         if !curves.is_empty() {
-            write!(out, "<figure>{}</figure>\n", chart::percentiles(&title, &curves, false)).ok();
+            writeln!(out, "<figure>{}</figure>", chart::percentiles(&title, &curves, false)).ok();
         }
     }
     out
@@ -120,16 +124,6 @@ fn over_time(sides: &[Side]) -> String {
         .map(|side| line(side, "records/s", format!("curve s{}", side.index), &side.time.records_per_s))
         .collect();
     let counted = sides.iter().all(|side| side.time.counted);
-    charts.push(chart::lines(&LinesChart {
-        title: if counted { "records/s" } else { "records/s (by intended second)" },
-        width: HALF,
-        seconds: &longest.time.seconds,
-        lines: &rates,
-        marks: &longest.time.marks,
-        latency: false,
-        range: None,
-        named: false,
-    }));
     let levels: Vec<Vec<Line>> = sides.iter().map(latency_lines).collect();
     let (low, high) = chart::range_of(levels.iter().flatten());
     for (side, lines) in sides.iter().zip(&levels) {
@@ -153,12 +147,24 @@ fn over_time(sides: &[Side]) -> String {
         charts.push(chart::core_map(&title, HALF, &side.time.seconds, &side.time.cores));
         charts.push(behind(side, &format!("records behind{suffix}")));
     }
-    let figures: String = charts
-        .into_iter()
-        .filter(|chart| !chart.is_empty())
-        .map(|chart| format!("<figure>{chart}</figure>\n"))
-        .collect();
-    format!("<div class=\"pair\">\n{figures}</div>\n")
+    charts.retain(|chart| !chart.is_empty());
+    // Throughput comes first, and takes the whole width where it would stand beside a hole.
+    let wide = charts.len().is_multiple_of(2);
+    let throughput = chart::lines(&LinesChart {
+        title: if counted { "records/s" } else { "records/s (by intended second)" },
+        width: if wide { WIDE } else { HALF },
+        seconds: &longest.time.seconds,
+        lines: &rates,
+        marks: &longest.time.marks,
+        latency: false,
+        range: None,
+        named: false,
+    });
+    let class = if wide { " class=\"full\"" } else { "" };
+    let figures: String = charts.iter().map(|chart| format!("<figure>{chart}</figure>\n")).collect();
+    let first =
+        if throughput.is_empty() { throughput } else { format!("<figure{class}>{throughput}</figure>\n") };
+    format!("<div class=\"pair\">\n{first}{figures}</div>\n")
 }
 
 fn latency_lines(side: &Side) -> Vec<Line> {
@@ -197,7 +203,11 @@ fn behind(side: &Side, title: &str) -> String {
         name: "behind".into(),
         values: side.time.lag_records.clone(),
     }];
-    if lines[0].values.iter().flatten().all(|value| *value == 0.0) { String::new() } else { plain(side, title, &lines) }
+    if lines[0].values.iter().flatten().all(|value| *value == 0.0) {
+        String::new()
+    } else {
+        plain(side, title, &lines)
+    }
 }
 
 fn plain(side: &Side, title: &str, lines: &[Line]) -> String {
@@ -222,7 +232,8 @@ fn roofline(sides: &[Side]) -> String {
         let limits: BTreeSet<&String> = infos.iter().flat_map(|info| info.percent_of.keys()).collect();
         let mut own: Vec<Bar> = Vec::new();
         for limit in limits {
-            let mut shares: Vec<f64> = infos.iter().filter_map(|info| info.percent_of.get(limit).copied()).collect();
+            let mut shares: Vec<f64> =
+                infos.iter().filter_map(|info| info.percent_of.get(limit).copied()).collect();
             let Some(percent) = crate::suite::median(&mut shares) else { continue };
             let (way, what) = limit.split_once(' ').unwrap_or(("", limit));
             let rates = |phase: &&Phase| {
@@ -236,7 +247,10 @@ fn roofline(sides: &[Side]) -> String {
                 run: side.index,
                 name: format!("{} {way}, of the {what}", side.run.name),
                 percent,
-                label: format!("{percent:.0} %  ({reached:.2} of {:.2} GB/s)", reached * 100.0 / percent.max(0.01)),
+                label: format!(
+                    "{percent:.0} %  ({reached:.2} of {:.2} GB/s)",
+                    reached * 100.0 / percent.max(0.01)
+                ),
             });
         }
         if let Some(nearest) = own.iter_mut().max_by(|a, b| a.percent.total_cmp(&b.percent)) {
@@ -265,7 +279,10 @@ fn verdict_table(comparisons: &[Comparison], name: &str) -> String {
         )
         .ok();
         for row in rows {
-            let what = row.tag.as_ref().map_or(row.metric.to_owned(), |tag| format!("{} {}", tag_title(tag), row.metric));
+            let what = row
+                .tag
+                .as_ref()
+                .map_or(row.metric.to_owned(), |tag| format!("{} {}", tag_title(tag), row.metric));
             let interval = row.interval.map_or("–".into(), |(low, high)| {
                 format!("{} … {}", compare::delta(low), compare::delta(high))
             });
@@ -300,7 +317,9 @@ fn notes(sides: &[Side]) -> String {
                 (info.unanswered_requests, "requests were never answered"),
                 (info.undelivered_records.unwrap_or(0), "records were acknowledged and never received"),
             ];
-            own.extend(lost.iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}")));
+            own.extend(
+                lost.iter().filter(|(count, _)| *count > 0).map(|(count, text)| format!("{count} {text}")),
+            );
             for note in own {
                 match said.iter_mut().find(|(known, ..)| *known == note) {
                     Some(known) => known.1 += 1,
@@ -315,8 +334,13 @@ fn notes(sides: &[Side]) -> String {
                 (_, 1) => format!(", round {first}"),
                 (_, times) => format!(", {times} rounds"),
             };
-            let alarm = if note.contains("BOTTLENECK") || note.contains("never") { " class=\"alarm\"" } else { "" };
-            items.push(format!("<li{alarm}><b>{}{which}:</b> {}</li>", escape(&side.run.name), escape(&note)));
+            let alarm =
+                if note.contains("BOTTLENECK") || note.contains("never") { " class=\"alarm\"" } else { "" };
+            items.push(format!(
+                "<li{alarm}><b>{}{which}:</b> {}</li>",
+                escape(&side.run.name),
+                escape(&note)
+            ));
         }
     }
     if items.is_empty() {

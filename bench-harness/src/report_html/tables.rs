@@ -26,9 +26,9 @@ pub(super) fn overview(runs: &[Run], names: &[String], of: &dyn Fn(&Run, &str) -
             }
             let link = format!("<a href=\"#{0}\">{0}</a>", escape(name));
             // Writing to a String cannot fail.
-            write!(
+            writeln!(
                 out,
-                "<tr><th>{}</th><td><i class=\"dot f{index}\"></i>{}</td>{}</tr>\n",
+                "<tr><th>{}</th><td><i class=\"dot f{index}\"></i>{}</td>{}</tr>",
                 if index == 0 { link } else { String::new() },
                 escape(&run.name),
                 cells(run, &phase, &rounds)
@@ -56,7 +56,10 @@ fn cells(run: &Run, phase: &str, rounds: &[&Phase]) -> String {
         .iter()
         .filter_map(|round| {
             let info = round.info.as_ref()?;
-            info.percent_of.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, value)| (name.clone(), *value))
+            info.percent_of
+                .iter()
+                .max_by(|a, b| a.1.total_cmp(b.1))
+                .map(|(name, value)| (name.clone(), *value))
         })
         .collect::<Vec<_>>();
     let limit = share.first().map(|(name, _)| name.clone());
@@ -64,8 +67,10 @@ fn cells(run: &Run, phase: &str, rounds: &[&Phase]) -> String {
     let open = rounds.first().is_some_and(|round| round.is_open_loop());
     let tag = primary_tags(&run.tags(phase), open).into_iter().next_back().unwrap_or_default();
     let values = run.merged(phase, &tag);
-    let quantile = |q: f64| values.as_ref().map_or("–".into(), |values| short_ns(values.value_at_quantile(q)));
-    let text = |value: Option<f64>, digits: usize| value.map_or("–".into(), |value| format!("{value:.digits$}"));
+    let quantile =
+        |q: f64| values.as_ref().map_or("–".into(), |values| short_ns(values.value_at_quantile(q)));
+    let text =
+        |value: Option<f64>, digits: usize| value.map_or("–".into(), |value| format!("{value:.digits$}"));
     let share = limit.zip(percent).map_or("–".into(), |(name, percent)| {
         let what = name.split_once(' ').map_or(name.as_str(), |(_, what)| what);
         format!("{percent:.0} % <small>{}</small>", escape(what))
@@ -91,7 +96,8 @@ pub(super) fn limits(runs: &[Run]) -> String {
     let mut out = String::new();
     let mut shown: Vec<BTreeMap<String, String>> = Vec::new();
     for run in runs {
-        let Some(found) = run.rounds.iter().map(|round| leaves(&round.roofline)).find(|found| !found.is_empty())
+        let Some(found) =
+            run.rounds.iter().map(|round| leaves(&round.roofline)).find(|found| !found.is_empty())
         else {
             continue;
         };
@@ -106,7 +112,9 @@ pub(super) fn limits(runs: &[Run]) -> String {
             } else if let Some(what) = name.strip_prefix("loopback_gb_per_s.") {
                 let (way, count) = what.split_once('_').unwrap_or((what, ""));
                 rows.push((format!("loopback {way}, {count} connections"), format!("{value:.2} GB/s")));
-            } else if let Some(what) = name.strip_prefix("write_flush.").and_then(|n| n.strip_suffix(".p50_ns")) {
+            } else if let Some(what) =
+                name.strip_prefix("write_flush.").and_then(|n| n.strip_suffix(".p50_ns"))
+            {
                 let p99 = found.get(&format!("write_flush.{what}.p99_ns")).and_then(|text| text.parse().ok());
                 let text = format!("{} / {}", short_ns(value as u64), p99.map_or("–".into(), short_ns));
                 rows.push((format!("write {what} + fdatasync, p50 / p99"), text));
@@ -119,10 +127,14 @@ pub(super) fn limits(runs: &[Run]) -> String {
             .iter()
             .map(|(name, text)| format!("<tr><th>{}</th><td>{}</td></tr>", escape(name), escape(text)))
             .collect();
-        write!(out, "<div class=\"scroll\"><table><tbody>{lines}</tbody></table></div>\n").ok();
+        writeln!(out, "<div class=\"scroll\"><table><tbody>{lines}</tbody></table></div>").ok();
         shown.push(found);
     }
-    if out.is_empty() { out } else { format!("<section id=\"limits\"><h2>What this machine gives</h2>\n{out}</section>\n") }
+    if out.is_empty() {
+        out
+    } else {
+        format!("<section id=\"limits\"><h2>What this machine gives</h2>\n{out}</section>\n")
+    }
 }
 
 fn sinks(roofline: &serde_json::Value) -> Vec<(String, String)> {

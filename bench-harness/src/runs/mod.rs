@@ -115,7 +115,8 @@ impl Phase {
 
     /// Records a second: of the summary, else from the number of samples.
     pub(crate) fn records_per_s(&self) -> Option<f64> {
-        let rates = |info: &PhaseInfo| info.produced.as_ref().or(info.consumed.as_ref())?.records_per_s.into();
+        let rates =
+            |info: &PhaseInfo| info.produced.as_ref().or(info.consumed.as_ref())?.records_per_s.into();
         self.info.as_ref().and_then(rates)
     }
 }
@@ -123,8 +124,11 @@ impl Phase {
 /// The tags that stand for a phase, most telling first: what a user of the endpoint sees.
 pub(crate) fn primary_tags(tags: &[String], open_loop: bool) -> Vec<String> {
     let wanted: &[&str] = if open_loop { &["response", "e2e"] } else { &["service", "e2e"] };
-    let mut found: Vec<String> =
-        wanted.iter().filter(|tag| tags.iter().any(|known| known == *tag)).map(|tag| (*tag).to_owned()).collect();
+    let mut found: Vec<String> = wanted
+        .iter()
+        .filter(|tag| tags.iter().any(|known| known == *tag))
+        .map(|tag| (*tag).to_owned())
+        .collect();
     if found.is_empty() {
         // A consumer's log has only fetches; those of other tools whatever they have, lag being no latency.
         found.extend(tags.iter().filter(|tag| !tag.ends_with("lag")).cloned());

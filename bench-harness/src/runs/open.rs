@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::info::{self, PhaseInfo};
 use super::{Phase, Round, Run, Series};
 use crate::error::{BenchError, Result, io_err};
-use crate::hlog;
+use crate::hlog::{self, Interval, Log};
 use crate::limits::{ROUNDS_MAX, RUNS_MAX};
 
 /// Reads every run named; `unit_ns` is what a value of 1 stands for in files without a manifest.
@@ -149,13 +149,36 @@ fn round(path: &Path, infos: Vec<PhaseInfo>, summary: &Value, unit_ns: f64) -> R
 fn phase(folder: &Path, prefix: &str, info: PhaseInfo) -> Result<Phase> {
     let log = folder.join(format!("{prefix}{}.hlog", info.name));
     // What this harness writes is in nanoseconds, whatever `--unit` says about other files.
-    let log = if log.exists() { Some(hlog::read(&log, 1.0)?) } else { None };
+    let mut log = if log.exists() { Some(hlog::read(&log, 1.0)?) } else { None };
+    if let Some(log) = &mut log {
+        fold_late(log, info.seconds);
+    }
     let series = Series::read(&folder.join(format!("{prefix}{}.series.csv", info.name)));
     Ok(Phase { name: info.name.clone(), info: Some(info), log, series })
 }
 
+/// Intervals behind the end of the schedule hold replies that came late to what was sent before: they belong to its
+/// last second, or a throughput would seem to collapse there.
+fn fold_late(log: &mut Log, seconds: f64) {
+    for intervals in log.tags.values_mut() {
+        let inside = intervals.iter().filter(|one| one.start_s + 0.01 < seconds).count();
+        if inside == 0 || inside == intervals.len() {
+            continue;
+        }
+        let late: Vec<_> = intervals.drain(inside - 1..).collect();
+        let last =
+            Interval { start_s: late[0].start_s, length_s: late[0].length_s, counts: hlog::pooled(&late) };
+        intervals.push(last);
+    }
+}
+
 /// `compare-endpoints` wrote all endpoints and rounds into one folder.
-fn endpoints(path: &Path, manifest: &Value, summary: &Value, passes: Vec<Vec<PhaseInfo>>) -> Result<Vec<Run>> {
+fn endpoints(
+    path: &Path,
+    manifest: &Value,
+    summary: &Value,
+    passes: Vec<Vec<PhaseInfo>>,
+) -> Result<Vec<Run>> {
     let mut runs: Vec<Run> = Vec::new();
     for infos in passes {
         let Some(endpoint) = infos.first().map(|info| info.endpoint.clone()) else { continue };
@@ -194,11 +217,23 @@ mod tests {
         let runs = open(std::slice::from_ref(&path), 1.0).unwrap();
         assert_eq!(runs.iter().map(|run| run.name.as_str()).collect::<Vec<_>>(), ["ringlog", "kafka"]);
         assert!(runs.iter().all(|run| run.rounds.len() == 3 && run.phase_names().len() == 5));
-        let quantile = |run: &Run| run.phase("open-1k")[0].merged("response").unwrap().value_at_quantile(0.99);
+        let quantile =
+            |run: &Run| run.phase("open-1k")[0].merged("response").unwrap().value_at_quantile(0.99);
         assert!(quantile(&runs[0]) > 1_000_000 && quantile(&runs[1]) > 1_000_000);
         let one = open(&[format!("theirs={path}@kafka")], 1.0).unwrap();
         assert_eq!((one.len(), one[0].name.as_str()), (1, "theirs"));
         assert!(open(&[format!("{path}@nobody")], 1.0).is_err());
+    }
+
+    #[test]
+    fn late_replies_belong_to_the_last_second() {
+        let one = |start_s: f64, count| Interval { start_s, length_s: 1.0, counts: vec![(5, count)] };
+        let tags = [("x".to_owned(), vec![one(0.0, 9), one(1.0, 8), one(2.0, 1), one(3.0, 1)])].into();
+        let mut log = Log { tags, timed: true };
+        fold_late(&mut log, 2.0);
+        assert_eq!(log.tags["x"], [one(0.0, 9), one(1.0, 10)]);
+        fold_late(&mut log, 0.0);
+        assert_eq!(log.tags["x"].len(), 2);
     }
 
     #[test]

@@ -35,8 +35,8 @@ impl Series {
         let mut lines = text.lines();
         let names: Vec<&str> = lines.next()?.split(',').map(str::trim).collect();
         let at = names.iter().position(|name| *name == "second")?;
-        let mut series = Self::default();
-        series.columns = names.iter().map(|name| ((*name).to_owned(), Vec::new())).collect();
+        let columns = names.iter().map(|name| ((*name).to_owned(), Vec::new())).collect();
+        let mut series = Self { second: Vec::new(), columns };
         for line in lines.filter(|line| !line.trim().is_empty()).take(HISTOGRAM_INTERVALS_MAX) {
             let cells: Vec<Option<f64>> = line
                 .split(',')
