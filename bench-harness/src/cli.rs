@@ -17,6 +17,10 @@ use crate::workload::{Client, ConsumeLoad, Fill, From, ProduceLoad};
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 110)]
 pub(crate) struct Cli {
+    /// A fact about the server for the manifest, such as `flush_policy=before-ack`; `compare` refuses runs that
+    /// declare different things. Repeatable
+    #[arg(long = "declare", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) declared: Vec<(String, String)>,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -57,6 +61,8 @@ pub(crate) enum Command {
     Compare(crate::compare::CompareRunsCommand),
     /// Runs or histogram files as one self-contained HTML page.
     Report(crate::report_html::ReportCommand),
+    /// Write README's table of results from the runs that are committed.
+    ResultsTable(crate::results_table::ResultsTableCommand),
     /// The same workloads on several endpoints, interleaved, with medians and ratios.
     CompareEndpoints(CompareCommand),
 }

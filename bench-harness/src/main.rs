@@ -38,6 +38,7 @@ mod progress;
 mod record;
 mod report;
 mod report_html;
+mod results_table;
 mod ring;
 mod roofline;
 mod run;
@@ -61,7 +62,9 @@ use clap::Parser;
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = Cli::parse();
+    manifest::declare(&cli.declared);
+    let result = match cli.command {
         Command::Produce(command) => commands::produce(&command),
         Command::Consume(command) => commands::consume(&command),
         Command::E2e(command) => commands::e2e(&command),
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Suite(command) => run::run(&command),
         Command::CompareEndpoints(command) => run::compare(&command),
         Command::Report(command) => report_html::command(&command),
+        Command::ResultsTable(command) => return done(results_table::command(&command)),
         Command::Preset(command) => preset::command(&command),
         Command::Knee(command) => knee::command(&command),
         Command::Idle(command) => idle::command(&command),

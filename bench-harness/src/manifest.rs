@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -35,6 +36,15 @@ pub(crate) struct Manifest {
     endpoints: BTreeMap<String, String>,
     /// What the endpoint says of itself; a fact it does not tell is `unknown`.
     endpoint_facts: BTreeMap<String, String>,
+    /// What the caller says of the server: flush policy, replication, what it is. `compare` holds runs to it.
+    declared: BTreeMap<String, String>,
+}
+
+static DECLARED: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+
+/// Takes what `--declare` says, for every manifest of this process.
+pub(crate) fn declare(facts: &[(String, String)]) {
+    DECLARED.get_or_init(|| facts.iter().cloned().collect());
 }
 
 fn read(path: &str) -> Option<String> {
@@ -105,6 +115,7 @@ impl Manifest {
             data_dir: data_dir.and_then(mount_of),
             endpoints,
             endpoint_facts: BTreeMap::new(),
+            declared: DECLARED.get().cloned().unwrap_or_default(),
         }
     }
 

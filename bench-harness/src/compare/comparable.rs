@@ -30,7 +30,12 @@ const MANIFEST_MATTERS: &[&str] = &[
 ];
 
 /// Parts of a manifest of which every leaf matters.
-const MANIFEST_TREES: &[&str] = &["declared.", "broker."];
+const MANIFEST_TREES: &[&str] = &["declared.", "endpoint_facts."];
+
+/// Facts that say what an endpoint is, not what it promises.
+const FACTS_ASIDE: &[&str] = &["endpoint_facts.api_versions"];
+/// A flush policy that both sides declare is worth more than settings that mean different things to different brokers.
+const FLUSH_DECLARED: &str = "declared.flush_policy";
 
 /// Parameters of a phase that say where, not how.
 const PARAMETERS_ASIDE: &[&str] = &["bytes_max", "bootstrap", "topic"];
@@ -72,15 +77,25 @@ fn differences(
 /// All differences that matter, refused ones first. Without a manifest on a side (a bare file) nothing of it is known.
 pub(crate) fn check(base: &Run, other: &Run, phases: &[(String, String)]) -> Vec<Difference> {
     let mut out = Vec::new();
+    let known = |run: &Run| {
+        let mut leaves = leaves(&run.manifest);
+        leaves.retain(|_, value| value != "unknown");
+        leaves
+    };
+    let (base_leaves, other_leaves) = (known(base), known(other));
+    let declared = base_leaves.contains_key(FLUSH_DECLARED) && other_leaves.contains_key(FLUSH_DECLARED);
     let matters = |name: &str| {
-        MANIFEST_MATTERS.contains(&name) || MANIFEST_TREES.iter().any(|tree| name.starts_with(tree))
+        let in_tree =
+            MANIFEST_TREES.iter().any(|tree| name.starts_with(tree)) && !FACTS_ASIDE.contains(&name);
+        let setting = name.starts_with("endpoint_facts.") && !name.ends_with("replication.factor");
+        MANIFEST_MATTERS.contains(&name) || in_tree && !(declared && setting)
     };
     if base.manifest.is_null() || other.manifest.is_null() {
         let says = |run: &Run| (!run.manifest.is_null()).then(|| "known".to_owned());
         let (left, right) = (says(base), says(other));
         out.push(Difference { what: "manifest".into(), base: left, other: right, refuses: false });
     } else {
-        differences("", &leaves(&base.manifest), &leaves(&other.manifest), &matters, &mut out);
+        differences("", &base_leaves, &other_leaves, &matters, &mut out);
     }
     for (left, right) in phases {
         let parameters = |run: &Run, name: &str| {
@@ -108,7 +123,8 @@ mod tests {
             "smt_active": "0", "governor": "performance", "memory_bytes": 1000, "transparent_huge_pages": "madvise",
             "tcp_congestion_used": "cubic", "cpus_client": [0], "cpus_server": [1],
             "data_dir": {"file_system": "ext4", "mount_options": "rw"},
-            "declared": {"flush_policy": "before the ack", "replication": "1"},
+            "declared": {"what": "ringlog", "replication": "1"},
+            "endpoint_facts": {"replication.factor": "1", "topic flush.messages": "1", "api_versions": "0:3-8"},
             "git_commit": "abc", "started_unix_s": 1, "load_average": "0.1"
         })
     }
@@ -153,7 +169,12 @@ mod tests {
 
     #[test]
     fn every_field_of_the_manifest_that_matters_refuses() {
-        let trees = ["declared.flush_policy", "declared.replication"];
+        let trees = [
+            "declared.what",
+            "declared.replication",
+            "endpoint_facts.replication.factor",
+            "endpoint_facts.topic flush.messages",
+        ];
         for field in MANIFEST_MATTERS.iter().chain(&trees) {
             let mut changed = manifest();
             match field.split_once('.') {
@@ -164,6 +185,20 @@ mod tests {
             assert_eq!(found.len(), 1, "{field}");
             assert!(found[0].refuses && found[0].what == *field, "{field}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_declared_flush_policy_counts_instead_of_the_brokers_settings() {
+        let declare = |policy: &str, messages: &str| {
+            let mut changed = manifest();
+            changed["declared"]["flush_policy"] = json!(policy);
+            changed["endpoint_facts"]["topic flush.messages"] = json!(messages);
+            run(changed, parameters())
+        };
+        let base = declare("before the ack", "1");
+        assert_eq!(check(&base, &declare("before the ack", "9223372036854775807"), &[]), []);
+        let found = check(&base, &declare("later", "1"), &[]);
+        assert!(found.len() == 1 && found[0].what == FLUSH_DECLARED && found[0].refuses);
     }
 
     #[test]

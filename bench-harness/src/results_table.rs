@@ -1,0 +1,238 @@
+//! `results-table`: the table of results in a README, from committed runs and never typed by hand.
+//!
+//! Owner: the main thread. `index.json` in the folder of results says which runs are shown, and in what words; every
+//! figure comes from the runs. Must not: round a figure differently from one run to the next.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::chart::thousands;
+use crate::error::{BenchError, Result, io_err};
+use crate::report::short_ns;
+use crate::runs::{self, Phase, Run, leaves, primary_tags};
+
+const BEGIN: &str = "<!-- results:begin -->\n";
+const END: &str = "<!-- results:end -->";
+
+/// `results-table`
+#[derive(Debug, Args)]
+pub(crate) struct ResultsTableCommand {
+    /// Folder of runs, with `index.json`.
+    #[arg(default_value = "results")]
+    pub(crate) results: PathBuf,
+    /// Put the table between the marks of this file instead of printing it.
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    pub(crate) write: Option<PathBuf>,
+    /// Exit with 1 when this file holds another table.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) check: Option<PathBuf>,
+}
+
+/// One table.
+#[derive(Debug, Deserialize)]
+struct Entry {
+    /// Folder below the results.
+    folder: String,
+    /// A sentence in front of it.
+    title: String,
+    /// How to repeat it.
+    command: String,
+    /// What readers must know beside the figures.
+    #[serde(default)]
+    note: String,
+    /// Workloads and their words; empty: all, by name.
+    #[serde(default)]
+    rows: Vec<RowSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RowSpec {
+    workload: String,
+    words: String,
+}
+
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    crate::suite::median(&mut values.collect::<Vec<_>>())
+}
+
+/// Throughput in the direction that a phase loads, in GB/s.
+fn gb_per_s(phase: &Phase) -> Option<f64> {
+    let info = phase.info.as_ref()?;
+    Some(info.produced.as_ref().or(info.consumed.as_ref())?.gb_per_s)
+}
+
+fn cores(phases: &[&Phase]) -> Option<f64> {
+    median(phases.iter().filter_map(|phase| phase.info.as_ref()?.server_cpu_cores))
+}
+
+/// Median over the rounds of a quantile of the most telling kind of latency.
+fn quantile_ns(run: &Run, phase: &str, quantile: f64) -> Option<f64> {
+    let phases = run.phase(phase);
+    let tag = primary_tags(&run.tags(phase), phases.first()?.is_open_loop()).pop()?;
+    median(phases.iter().filter_map(|phase| {
+        let counts = phase.pooled(&tag)?;
+        Some(crate::hlog::quantile(&counts, quantile) as f64)
+    }))
+}
+
+/// The limit that a phase came nearest to, by medians over the rounds.
+fn nearest_limit(phases: &[&Phase]) -> Option<(String, f64)> {
+    let infos: Vec<_> = phases.iter().filter_map(|phase| phase.info.as_ref()).collect();
+    let names = infos.first()?.percent_of.keys();
+    let shares = names.filter_map(|name| {
+        let share = median(infos.iter().filter_map(|info| info.percent_of.get(name).copied()))?;
+        let limit = name.split_once(' ').map_or(name.as_str(), |(_, limit)| limit);
+        Some((limit.to_owned(), share))
+    });
+    shares.max_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+fn limit_text(phases: &[&Phase]) -> String {
+    nearest_limit(phases).map_or("–".into(), |(limit, share)| format!("{share:.0} % of the {limit}"))
+}
+
+/// Two runs beside each other: the first one's figures, and how they stand to the last one's.
+fn versus(out: &mut String, runs: &[Run], rows: &[RowSpec]) {
+    let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return };
+    // Writing to a String cannot fail.
+    writeln!(
+        out,
+        "| workload | figure | {} | {} | ratio | {} reached | server cores |\n\
+         | --- | --- | ---: | ---: | ---: | --- | --- |",
+        first.name, last.name, first.name
+    )
+    .ok();
+    for row in rows {
+        let (a, b) = (first.phase(&row.workload), last.phase(&row.workload));
+        let (Some(phase), false) = (a.first(), b.is_empty()) else { continue };
+        let cores = cores(&a).zip(cores(&b)).map_or("–".into(), |(a, b)| format!("{a:.2} against {b:.2}"));
+        if phase.is_open_loop() {
+            for (name, quantile) in [("p50", 0.5), ("p99", 0.99)] {
+                let found = quantile_ns(first, &row.workload, quantile).zip(quantile_ns(
+                    last,
+                    &row.workload,
+                    quantile,
+                ));
+                let Some((mine, theirs)) = found else { continue };
+                writeln!(
+                    out,
+                    "| {} | {name} | {} | {} | {:.2} | – | {cores} |",
+                    row.words,
+                    short_ns(mine as u64),
+                    short_ns(theirs as u64),
+                    mine / theirs
+                )
+                .ok();
+            }
+        } else {
+            let rate = |phases: &[&Phase]| median(phases.iter().filter_map(|phase| gb_per_s(phase)));
+            let Some((mine, theirs)) = rate(&a).zip(rate(&b)) else { continue };
+            writeln!(
+                out,
+                "| {} | GB/s | {mine:.2} | {theirs:.2} | {:.2} | {} | {cores} |",
+                row.words,
+                mine / theirs,
+                limit_text(&a)
+            )
+            .ok();
+        }
+    }
+}
+
+/// One run by itself.
+fn alone(out: &mut String, run: &Run, rows: &[RowSpec]) {
+    writeln!(
+        out,
+        "| workload | records/s | GB/s | p50 | p99 | p99.9 | reached |\n| --- | ---: | ---: | ---: | ---: | ---: | --- |"
+    )
+    .ok();
+    for row in rows {
+        let phases = run.phase(&row.workload);
+        if phases.is_empty() {
+            continue;
+        }
+        let time = |q: f64| quantile_ns(run, &row.workload, q).map_or("–".into(), |ns| short_ns(ns as u64));
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} |",
+            row.words,
+            median(phases.iter().filter_map(|phase| phase.records_per_s())).map_or("–".into(), thousands),
+            median(phases.iter().filter_map(|phase| gb_per_s(phase)))
+                .map_or("–".into(), |gb| format!("{gb:.2}")),
+            time(0.5),
+            time(0.99),
+            time(0.999),
+            limit_text(&phases),
+        )
+        .ok();
+    }
+}
+
+fn machine(run: &Run) -> String {
+    let known = leaves(&run.manifest);
+    let say = |name: &str| known.get(name).cloned().unwrap_or_else(|| "?".into());
+    let commit = say("git_commit");
+    format!(
+        "{}, {} cores, Linux {}, {}; commit {}; {} round{}",
+        say("cpu_model"),
+        say("cores"),
+        say("kernel"),
+        say("data_dir.file_system"),
+        &commit[..commit.len().min(10)],
+        run.rounds.len(),
+        if run.rounds.len() == 1 { "" } else { "s, medians" }
+    )
+}
+
+fn table(results: &Path) -> Result<String> {
+    let path = results.join("index.json");
+    let text = std::fs::read_to_string(&path).map_err(io_err(format!("read {}", path.display())))?;
+    let entries: Vec<Entry> = serde_json::from_str(&text)
+        .map_err(|error| BenchError::Usage(format!("{}: {error}", path.display())))?;
+    let mut out = String::new();
+    for entry in entries {
+        let runs = runs::open(&[results.join(&entry.folder).display().to_string()], 1.0)?;
+        let Some(first) = runs.first() else { continue };
+        let all =
+            || first.phase_names().into_iter().map(|name| RowSpec { words: name.clone(), workload: name });
+        let rows = if entry.rows.is_empty() { all().collect() } else { entry.rows };
+        writeln!(out, "**{}** ({})\n", entry.title, machine(first)).ok();
+        if runs.len() > 1 {
+            versus(&mut out, &runs, &rows);
+        } else {
+            alone(&mut out, first, &rows);
+        }
+        let space = if entry.note.is_empty() { "" } else { " " };
+        writeln!(out, "\n{}{space}Runs: `results/{}`; `{}`.\n", entry.note, entry.folder, entry.command).ok();
+    }
+    Ok(out)
+}
+
+/// `results-table`: with `--check`, 1 when the file is not what the results say.
+pub(crate) fn command(command: &ResultsTableCommand) -> Result<ExitCode> {
+    let table = table(&command.results)?;
+    let Some(path) = command.write.as_ref().or(command.check.as_ref()) else {
+        print!("{table}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let text = std::fs::read_to_string(path).map_err(io_err(format!("read {}", path.display())))?;
+    let marks =
+        text.find(BEGIN).map(|at| at + BEGIN.len()).zip(text.find(END)).filter(|(from, to)| from <= to);
+    let Some((from, to)) = marks else {
+        return Err(BenchError::Usage(format!("{} has no marks {}…{END}", path.display(), BEGIN.trim())));
+    };
+    if command.check.is_some() {
+        if text[from..to] == table {
+            return Ok(ExitCode::SUCCESS);
+        }
+        eprintln!("{} differs from the committed results; scripts/results-table renews it", path.display());
+        return Ok(ExitCode::from(1));
+    }
+    let renewed = format!("{}{table}{}", &text[..from], &text[to..]);
+    std::fs::write(path, renewed).map_err(io_err(format!("write {}", path.display())))?;
+    Ok(ExitCode::SUCCESS)
+}
