@@ -44,6 +44,9 @@ struct Entry {
     /// What readers must know beside the figures.
     #[serde(default)]
     note: String,
+    /// What runs made before `--declare` would have declared.
+    #[serde(default)]
+    flush_policy: Option<String>,
     /// Workloads and their words; empty: all, by name.
     #[serde(default)]
     rows: Vec<RowSpec>,
@@ -79,20 +82,11 @@ fn quantile_ns(run: &Run, phase: &str, quantile: f64) -> Option<f64> {
     }))
 }
 
-/// The limit that a phase came nearest to, by medians over the rounds.
-fn nearest_limit(phases: &[&Phase]) -> Option<(String, f64)> {
-    let infos: Vec<_> = phases.iter().filter_map(|phase| phase.info.as_ref()).collect();
-    let names = infos.first()?.percent_of.keys();
-    let shares = names.filter_map(|name| {
-        let share = median(infos.iter().filter_map(|info| info.percent_of.get(name).copied()))?;
+fn limit_text(run: &Run, phase: &str) -> String {
+    run.binding_limit(phase).map_or("–".into(), |(name, share)| {
         let limit = name.split_once(' ').map_or(name.as_str(), |(_, limit)| limit);
-        Some((limit.to_owned(), share))
-    });
-    shares.max_by(|a, b| a.1.total_cmp(&b.1))
-}
-
-fn limit_text(phases: &[&Phase]) -> String {
-    nearest_limit(phases).map_or("–".into(), |(limit, share)| format!("{share:.0} % of the {limit}"))
+        format!("{share:.0} % of the {limit}")
+    })
 }
 
 /// Two runs beside each other: the first one's figures, and how they stand to the last one's.
@@ -136,7 +130,7 @@ fn versus(out: &mut String, runs: &[Run], rows: &[RowSpec]) {
                 "| {} | GB/s | {mine:.2} | {theirs:.2} | {:.2} | {} | {cores} |",
                 row.words,
                 mine / theirs,
-                limit_text(&a)
+                limit_text(first, &row.workload)
             )
             .ok();
         }
@@ -166,7 +160,7 @@ fn alone(out: &mut String, run: &Run, rows: &[RowSpec]) {
             time(0.5),
             time(0.99),
             time(0.999),
-            limit_text(&phases),
+            limit_text(run, &row.workload),
         )
         .ok();
     }
@@ -195,7 +189,10 @@ fn table(results: &Path) -> Result<String> {
         .map_err(|error| BenchError::Usage(format!("{}: {error}", path.display())))?;
     let mut out = String::new();
     for entry in entries {
-        let runs = runs::open(&[results.join(&entry.folder).display().to_string()], 1.0)?;
+        let mut runs = runs::open(&[results.join(&entry.folder).display().to_string()], 1.0)?;
+        if let Some(policy) = &entry.flush_policy {
+            runs.iter_mut().for_each(|run| run.manifest["declared"]["flush_policy"] = policy.as_str().into());
+        }
         let Some(first) = runs.first() else { continue };
         let all =
             || first.phase_names().into_iter().map(|name| RowSpec { words: name.clone(), workload: name });

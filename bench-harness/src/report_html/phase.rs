@@ -223,7 +223,11 @@ fn plain(side: &Side, title: &str, lines: &[Line]) -> String {
     })
 }
 
-/// Median share of each limit over the rounds; the nearest one binds.
+fn bar_name(side: &Side, way: &str, what: &str) -> String {
+    format!("{} {way}, of the {what}", side.run.name)
+}
+
+/// Median share of each limit over the rounds.
 fn roofline(sides: &[Side]) -> String {
     let mut list = Vec::new();
     for side in sides {
@@ -245,7 +249,7 @@ fn roofline(sides: &[Side]) -> String {
             let reached = crate::suite::median(&mut reached).unwrap_or(0.0);
             own.push(Bar {
                 run: side.index,
-                name: format!("{} {way}, of the {what}", side.run.name),
+                name: bar_name(side, way, what),
                 percent,
                 label: format!(
                     "{percent:.0} %  ({reached:.2} of {:.2} GB/s)",
@@ -253,8 +257,10 @@ fn roofline(sides: &[Side]) -> String {
                 ),
             });
         }
-        if let Some(nearest) = own.iter_mut().max_by(|a, b| a.percent.total_cmp(&b.percent)) {
-            nearest.label += "  ← binds";
+        if let Some((limit, _)) = side.run.binding_limit(&side.phase) {
+            let (way, what) = limit.split_once(' ').unwrap_or(("", &limit));
+            let name = bar_name(side, way, what);
+            own.iter_mut().filter(|bar| bar.name == name).for_each(|bar| bar.label += "  ← binds");
         }
         list.extend(own);
     }

@@ -52,18 +52,6 @@ fn cells(run: &Run, phase: &str, rounds: &[&Phase]) -> String {
         both.into_iter().flatten().map(|rates| rates.gb_per_s).reduce(f64::max)
     });
     let cores = median(&|round| round.info.as_ref()?.server_cpu_cores);
-    let share = rounds
-        .iter()
-        .filter_map(|round| {
-            let info = round.info.as_ref()?;
-            info.percent_of
-                .iter()
-                .max_by(|a, b| a.1.total_cmp(b.1))
-                .map(|(name, value)| (name.clone(), *value))
-        })
-        .collect::<Vec<_>>();
-    let limit = share.first().map(|(name, _)| name.clone());
-    let percent = crate::suite::median(&mut share.iter().map(|(_, value)| *value).collect::<Vec<_>>());
     let open = rounds.first().is_some_and(|round| round.is_open_loop());
     let tag = primary_tags(&run.tags(phase), open).into_iter().next_back().unwrap_or_default();
     let values = run.merged(phase, &tag);
@@ -71,7 +59,7 @@ fn cells(run: &Run, phase: &str, rounds: &[&Phase]) -> String {
         |q: f64| values.as_ref().map_or("–".into(), |values| short_ns(values.value_at_quantile(q)));
     let text =
         |value: Option<f64>, digits: usize| value.map_or("–".into(), |value| format!("{value:.digits$}"));
-    let share = limit.zip(percent).map_or("–".into(), |(name, percent)| {
+    let share = run.binding_limit(phase).map_or("–".into(), |(name, percent)| {
         let what = name.split_once(' ').map_or(name.as_str(), |(_, what)| what);
         format!("{percent:.0} % <small>{}</small>", escape(what))
     });

@@ -70,6 +70,22 @@ impl Run {
         self.rounds.iter().filter_map(|round| round.phases.iter().find(|phase| phase.name == name)).collect()
     }
 
+    /// Whether acks waited for a flush, as the run was declared; `None` when nobody said.
+    fn flushed(&self) -> Option<bool> {
+        let policy = self.manifest.get("declared")?.get("flush_policy")?.as_str()?;
+        Some(policy.starts_with("before"))
+    }
+
+    /// The limit that binds a phase (`in LIMIT` or `out LIMIT`) and the median share of it that was reached.
+    pub(crate) fn binding_limit(&self, phase: &str) -> Option<(String, f64)> {
+        let phases = self.phase(phase);
+        let infos: Vec<&PhaseInfo> = phases.iter().filter_map(|phase| phase.info.as_ref()).collect();
+        let name = binding(&infos.first()?.percent_of, self.flushed())?;
+        let mut shares: Vec<f64> =
+            infos.iter().filter_map(|info| info.percent_of.get(&name).copied()).collect();
+        Some((name, crate::suite::median(&mut shares)?))
+    }
+
     /// Tags of a phase, sorted.
     pub(crate) fn tags(&self, phase: &str) -> Vec<String> {
         let mut tags: Vec<String> = self
@@ -119,6 +135,24 @@ impl Phase {
             |info: &PhaseInfo| info.produced.as_ref().or(info.consumed.as_ref())?.records_per_s.into();
         self.info.as_ref().and_then(rates)
     }
+}
+
+/// Of the limits that were measured the one that binds: of the two sinks the one that promised what was promised here
+/// (the one with the smaller share when nobody said, so that nothing is overstated), then the nearest to 100 %.
+fn binding(percent_of: &BTreeMap<String, f64>, flushed: Option<bool>) -> Option<String> {
+    let of_sink = |name: &str, sync: bool| name.contains(" sink") && name.ends_with("fdatasync") == sync;
+    let aside = |name: &str, share: f64| {
+        let sync = name.ends_with("fdatasync");
+        let twin =
+            percent_of.iter().find(|(other, _)| of_sink(other, !sync)).filter(|_| name.contains(" sink"));
+        match (twin, flushed) {
+            (None, _) => false,
+            (Some(_), Some(flushed)) => flushed != sync,
+            (Some((_, other)), None) => *other < share,
+        }
+    };
+    let kept = percent_of.iter().filter(|(name, share)| !aside(name, **share));
+    kept.max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name.clone())
 }
 
 /// The tags that stand for a phase, most telling first: what a user of the endpoint sees.
@@ -181,6 +215,23 @@ mod tests {
         assert_eq!(primary_tags(&tags(&["service", "own-lag"]), false), ["service"]);
         assert_eq!(primary_tags(&tags(&["fetch"]), false), ["fetch"]);
         assert_eq!(primary_tags(&tags(&[""]), false), [""]);
+    }
+
+    #[test]
+    fn the_limit_that_binds_is_the_one_with_the_same_promise() {
+        let shares = |sink: f64, sync: f64| {
+            [("in sink", sink), ("in sink with fdatasync", sync), ("out loopback", 10.0)]
+                .map(|(name, share)| (name.to_owned(), share))
+                .into()
+        };
+        assert_eq!(binding(&shares(79.0, 51.0), Some(true)).unwrap(), "in sink with fdatasync");
+        assert_eq!(binding(&shares(12.0, 23.0), Some(true)).unwrap(), "in sink with fdatasync");
+        assert_eq!(binding(&shares(12.0, 23.0), Some(false)).unwrap(), "in sink");
+        // Nobody said: the smaller share.
+        assert_eq!(binding(&shares(79.0, 51.0), None).unwrap(), "in sink with fdatasync");
+        assert_eq!(binding(&shares(12.0, 23.0), None).unwrap(), "in sink");
+        assert_eq!(binding(&shares(2.0, 3.0), None).unwrap(), "out loopback");
+        assert_eq!(binding(&BTreeMap::new(), None), None);
     }
 
     #[test]
