@@ -146,8 +146,7 @@ struct Connection {
 
 /// Opens a non-blocking connection with the wanted congestion control (best effort: it may not be allowed).
 pub(crate) fn open_stream(target: SocketAddr, congestion: Option<&str>) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))
-        .map_err(io_err(format!("connect to {target}")))?;
+    let stream = crate::kafka::connect(target).map_err(io_err(format!("connect to {target}")))?;
     stream.set_nodelay(true).map_err(io_err("TCP_NODELAY"))?;
     stream.set_nonblocking(true).map_err(io_err("O_NONBLOCK"))?;
     if let Some(name) = congestion {

@@ -53,7 +53,7 @@ const DURABILITY_KEYS: [(i8, &str); 9] = [
     (4, "log.flush.interval.messages"),
     (4, "log.flush.interval.ms"),
     (4, "default.replication.factor"),
-    (4, "write.caching"),
+    (4, "ringlog.write.caching"),
 ];
 
 /// What an endpoint says of itself: its API versions, and for one topic how many replicas it has and when it flushes.
@@ -103,12 +103,24 @@ pub(crate) fn resolve(address: &str) -> Result<SocketAddr> {
     Ok(all.iter().find(open).copied().unwrap_or(first))
 }
 
+/// Connects within five seconds.
+///
+/// # Errors
+/// When nobody listens. On loopback a port nobody listens on may be given to the very socket that tries to connect to
+/// it: that one talks to itself, keeps the port from a server that starts, and counts as refused.
+pub(crate) fn connect(target: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
+    if stream.local_addr()? == target {
+        return Err(std::io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
+}
+
 impl Control {
     /// Connects and checks that the endpoint has every API version the harness speaks.
     pub(crate) fn connect(bootstrap: &str) -> Result<Self> {
         let address = resolve(bootstrap)?;
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
-            .map_err(io_err(format!("connect to {bootstrap}")))?;
+        let stream = connect(address).map_err(io_err(format!("connect to {bootstrap}")))?;
         stream.set_nodelay(true).map_err(io_err("TCP_NODELAY"))?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(io_err("SO_RCVTIMEO"))?;
         let mut control = Self { stream, correlation: 0 };

@@ -206,8 +206,9 @@ impl Stage {
         let mut server = server.lock().unwrap_or_else(PoisonError::into_inner);
         let before = sys::now_ns();
         server.kill()?;
-        server.restart()?;
-        Ok(format!("answered again after {}", short_ns(sys::now_ns() - before)))
+        let failed = server.restart()?;
+        let more = if failed > 0 { format!(", {failed} starts failed before") } else { String::new() };
+        Ok(format!("answered again after {}{more}", short_ns(sys::now_ns() - before)))
     }
 
     fn catch_up(&self, window: Window) -> Result<String> {
@@ -346,7 +347,14 @@ pub(crate) fn command(command: &FaultCommand) -> Result<ExitCode> {
     let mut args = command.check.clone();
     let server = match &command.server_command {
         Some(text) => {
-            let server = Server::start(text, &args.bootstrap)?;
+            let log = match &args.out {
+                Some(out) => {
+                    std::fs::create_dir_all(out).map_err(io_err(format!("create {}", out.display())))?;
+                    Some(out.join("server.log"))
+                }
+                None => None,
+            };
+            let server = Server::start(text, &args.bootstrap, log)?;
             args.server_pid = Some(server.pid());
             Some(Arc::new(Mutex::new(server)))
         }

@@ -4,6 +4,8 @@
 //! Owner: one thread. Invariants: a record's fate is the library's word for it; what it does not know is unknown.
 //! Must not: end before every record has a fate.
 
+use std::sync::atomic::Ordering;
+
 use super::ffi::{self, Delivery, Status};
 use crate::error::Result;
 use crate::record::{Counters, Kind, Side};
@@ -101,7 +103,7 @@ pub(crate) fn produce(
         let now = sys::now_ns();
         book.recorders.roll(now);
         let due = spec.schedule.due_ns();
-        if due >= spec.end_ns {
+        if due >= spec.end_ns || spec.abort.load(Ordering::Relaxed) {
             break;
         }
         if due > now {
@@ -131,7 +133,8 @@ pub(crate) fn produce(
         book.recorders.sample(Kind::Lag, due, now.saturating_sub(due));
         client.poll(0, |delivery| book.take(delivery));
     }
-    while client.waiting() > 0 && sys::now_ns() < spec.deadline_ns {
+    let patient = || sys::now_ns() < spec.deadline_ns && !spec.abort.load(Ordering::Relaxed);
+    while client.waiting() > 0 && patient() {
         client.poll(10, |delivery| book.take(delivery));
         book.recorders.roll(sys::now_ns());
     }

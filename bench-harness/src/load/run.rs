@@ -23,6 +23,9 @@ use crate::report::{Phase, table, write_json};
 use crate::search::{self, Step as Trial};
 use crate::workload::Client;
 
+/// Steps at most in which a stage settles.
+const SETTLE_STEPS_MAX: usize = 8;
+
 /// What `run` and `curve` share.
 #[derive(Debug, Args, Clone)]
 pub(crate) struct LoadArgs {
@@ -197,6 +200,23 @@ impl LoadArgs {
             .with_facts(describe(&self.bootstrap, topic))
     }
 
+    /// Plays at a low rate until it is held, a few times at most: the first records of a partition may cost a broker
+    /// the making of its files, and a search that began with them would end at once.
+    ///
+    /// # Errors
+    /// As for a phase.
+    pub(crate) fn settle(&self, stage: &mut Stage<'_>, rate: u64, client: &Client) -> Result<()> {
+        for _ in 0..SETTLE_STEPS_MAX {
+            let name = "settle".to_owned();
+            let step = Step { name, rate: Some(rate as f64), curve: None, read: true, bytes_max: u64::MAX };
+            let phase = stage.play(&step, client)?;
+            if search::judge(rate, (self.slo_ms * 1e6) as u64, &phase).held {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Searches the knee of a stage.
     pub(crate) fn search(
         &self,
@@ -208,6 +228,7 @@ impl LoadArgs {
         // A step has to hold dozens of requests of each connection, or its rate is a matter of rounding.
         let first = workload.rate_first.unwrap_or(10_000.0) as u64;
         let first = first.max(stage.grain(Some(first as f64)) * 40);
+        self.settle(stage, first, &short)?;
         let (knee, steps) = search::knee(first, (self.slo_ms * 1e6) as u64, |rate| {
             let name = "search".to_owned();
             let rate = Some(rate as f64);

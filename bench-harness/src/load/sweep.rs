@@ -75,6 +75,8 @@ fn play(command: &CurveCommand, stage: &mut Stage<'_>, workload: &Workload, clie
         };
         command.shares.iter().map(|share| (*share, share * whole)).collect()
     } else {
+        let least = command.rates.iter().copied().fold(f64::MAX, f64::min);
+        args.settle(stage, least.max(1.0) as u64, &args.searcher(client)?)?;
         let highest = command.rates.iter().copied().fold(1.0, f64::max);
         command.rates.iter().map(|rate| (rate / highest, *rate)).collect()
     };

@@ -216,7 +216,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn specs(&self, run: u64, load_start_ns: u64, end_ns: u64) -> Result<Vec<ProducerSpec>> {
+    fn specs(&self, run: u64, window: Window, abort: &Arc<AtomicBool>) -> Result<Vec<ProducerSpec>> {
+        let (load_start_ns, end_ns) = (window.load_start_ns, window.end_ns);
         let groups = by_leader(&self.partitions);
         let timeout = seconds(self.args.timeout)?;
         let schedule = |producer: usize| {
@@ -242,13 +243,20 @@ impl<'a> Check<'a> {
                     schedule: schedule(producer),
                     end_ns,
                     deadline_ns: end_ns + timeout.as_nanos() as u64 * 2,
+                    abort: Arc::clone(abort),
                 }
             })
             .collect())
     }
 
     /// The readings of all partitions, one for each leader.
-    fn readings(&self, starts: &[i64], until: &Until, deadline_ns: u64) -> Vec<Reading> {
+    fn readings(
+        &self,
+        starts: &[i64],
+        until: &Until,
+        deadline_ns: u64,
+        abort: &Arc<AtomicBool>,
+    ) -> Vec<Reading> {
         by_leader(&self.partitions)
             .into_iter()
             .map(|(leader, _)| {
@@ -259,8 +267,8 @@ impl<'a> Check<'a> {
                         next.push(*start);
                     }
                 }
-                let topic = self.topic.clone();
-                Reading { topic, partitions, next, until: until.clone(), deadline_ns, recorders: None }
+                let (topic, until, abort) = (self.topic.clone(), until.clone(), Arc::clone(abort));
+                Reading { topic, partitions, next, until, deadline_ns, abort, recorders: None }
             })
             .collect()
     }
@@ -284,7 +292,8 @@ impl<'a> Check<'a> {
         let drain_ns = seconds(args.drain)?.as_nanos() as u64;
         let told = Arc::new(AtomicBool::new(false));
         let mut timeline = Timeline::new(spans, args.out.as_deref(), args.server_pid, !args.quiet);
-        let specs = self.specs(run, window.load_start_ns, window.end_ns)?;
+        let abort = Arc::new(AtomicBool::new(false));
+        let specs = self.specs(run, window, &abort)?;
         let producers: Vec<JoinHandle<Result<ProducerEnd>>> = specs
             .into_iter()
             .map(|spec| {
@@ -301,7 +310,7 @@ impl<'a> Check<'a> {
             .collect();
         let patience_ns = window.end_ns + seconds(args.timeout)?.as_nanos() as u64 * 2 + drain_ns;
         let readers: Vec<JoinHandle<ReadEnd>> = self
-            .readings(&starts, &Until::Told(Arc::clone(&told)), patience_ns)
+            .readings(&starts, &Until::Told(Arc::clone(&told)), patience_ns, &abort)
             .into_iter()
             .map(|mut reading| {
                 reading.recorders = Some(timeline.recorders());
@@ -310,7 +319,11 @@ impl<'a> Check<'a> {
             })
             .collect();
         let collectors = timeline.collect(args.rate, 1.0);
-        let beside = std::thread::spawn(beside);
+        let beside = std::thread::spawn(move || {
+            let result = beside();
+            abort.store(result.is_err(), Ordering::Relaxed);
+            result
+        });
         let ends = join_all(producers);
         let beside = beside.join().map_err(|_| protocol("the thread of the faults panicked"))?;
         // Only now the end of the log is the end of what was sent.
@@ -346,7 +359,8 @@ impl<'a> Check<'a> {
 
     fn read_back(&self, run: u64, starts: &[i64], lanes: &[Lane], drain_ns: u64) -> ReadEnd {
         let exceptions: Vec<RangeSet> = lanes.iter().map(Lane::without_offset).collect();
-        let readings = self.readings(starts, &Until::End, crate::sys::now_ns() + drain_ns);
+        let never = Arc::new(AtomicBool::new(false));
+        let readings = self.readings(starts, &Until::End, crate::sys::now_ns() + drain_ns, &never);
         let handles: Vec<JoinHandle<ReadEnd>> = readings
             .into_iter()
             .map(|reading| {

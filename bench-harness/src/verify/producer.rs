@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::ledger::Lane;
@@ -65,6 +67,8 @@ pub(crate) struct ProducerSpec {
     pub(crate) end_ns: u64,
     /// When it gives up.
     pub(crate) deadline_ns: u64,
+    /// Set when the run cannot be finished: it gives up at once.
+    pub(crate) abort: Arc<AtomicBool>,
 }
 
 /// What a producer did.
@@ -217,7 +221,8 @@ impl Producer {
             let now = sys::now_ns();
             self.recorders.roll(now);
             let through = self.spec.schedule.due_ns() >= self.spec.end_ns;
-            if (through && self.pending.is_empty()) || now >= self.spec.deadline_ns {
+            let aborted = self.spec.abort.load(Ordering::Relaxed);
+            if (through && self.pending.is_empty()) || now >= self.spec.deadline_ns || aborted {
                 break;
             }
             if let Err(error) = self.step(now) {

@@ -48,6 +48,8 @@ pub(crate) struct Reading {
     pub(crate) until: Until,
     /// When it gives up.
     pub(crate) deadline_ns: u64,
+    /// Set when the run cannot be finished: it gives up at once.
+    pub(crate) abort: Arc<AtomicBool>,
     /// Where latency and counts go; the reading at the end has none.
     pub(crate) recorders: Option<Recorders>,
 }
@@ -85,7 +87,7 @@ impl Reading {
             {
                 break None;
             }
-            if now >= self.deadline_ns {
+            if now >= self.deadline_ns || self.abort.load(Ordering::Relaxed) {
                 let why = last_error.map_or(String::new(), |error: BenchError| format!(": {error}"));
                 break Some(format!("{} could not be read to its end in time{why}", self.topic));
             }
