@@ -436,6 +436,9 @@ fn take_replies(
             return Ok(used);
         }
         let correlation = i32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+        if connection.in_flight.len() >= spec.in_flight {
+            connection.room_since_ns = now_ns;
+        }
         let pending = connection
             .in_flight
             .pop_front()

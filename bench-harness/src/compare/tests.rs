@@ -1,7 +1,7 @@
 //! `compare` against truths that are known because they were made: A/A, injected shifts, noise of several kinds.
 //!
-//! Runs are simulated with a fixed seed: a latency distribution with a heavy tail, noise of the whole run (1 or 2 %), of
-//! its tail (half as much again), of each second and of the single samples. No clock, no process.
+//! Runs are simulated with a fixed seed: a latency distribution with a heavy tail, noise of the whole run (1 or 2 %),
+//! of its tail (half as much again), of each second and of the single samples. No clock, no process.
 
 use std::collections::BTreeMap;
 

@@ -21,6 +21,7 @@ pub(crate) fn delta(ratio: f64) -> String {
     match percent {
         _ if !percent.is_finite() => "-".into(),
         _ if ratio >= 3.0 => format!("× {ratio:.2}"),
+        _ if ratio < 0.1 => format!("× {ratio:.3}"),
         _ if percent.abs() < 0.05 => "±0.0 %".into(),
         _ if percent.abs() < 10.0 => format!("{percent:+.1} %"),
         _ => format!("{percent:+.0} %"),
@@ -79,7 +80,10 @@ pub(crate) fn phrase(comparison: &Comparison) -> String {
         Some(Verdict::Slower) => format!("{other} is slower{within}"),
         Some(Verdict::Faster) => format!("{other} is faster{within}"),
         Some(Verdict::NoDifference) => format!("no difference shown{within}"),
-        Some(Verdict::Undecided | Verdict::Shown) => "undecided: the noise hides any difference".into(),
+        Some(_) if comparison.rows.iter().any(|row| row.verdict == Verdict::Faster) => {
+            format!("undecided as a whole: {other} is faster where it could be told{within}")
+        }
+        Some(_) => "undecided: the noise hides any difference".into(),
     }
 }
 
