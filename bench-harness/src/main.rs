@@ -1,12 +1,12 @@
 //! `ringlog-bench`: the load harness for any Kafka endpoint.
 //!
-//! Code map: `cli` (flags) → `load` (presets, workload files, `run`, `curve`), `verify` and `fault` (numbered records and
-//! their verdict), `commands`, `roofline`, `run` (suites), `preset`, `knee`, `idle`, `gate`, `synthetic` (what a command
-//! does) → `workload` (connections, threads, windows), `search` (the knee) → `generator`, `consumer`, `sink` (the loops),
-//! `librdkafka` (the other client) → `record` (samples), `series` (seconds) → `report`, `manifest`, `progress` (results).
-//! Read back: `hlog`, `runs` → `compare` with `stats`, `report_html` with `chart`. Below them: `frame`, `batch`,
-//! `fetch_walk`, `kafka`, `wire` (bytes), `schedule`, `curve` (open loop), `disk`, `ring`, `sys` (the machine), `limits`,
-//! `error`.
+//! Code map: `cli` (flags) → `load` (presets, workload files, `run`, `curve`), `verify` and `fault` (numbered records
+//! and their verdict), `commands`, `roofline`, `run` (suites), `preset`, `knee`, `idle`, `gate`, `synthetic` (what a
+//! command does) → `workload` (connections, threads, windows), `search` (the knee) → `generator`, `consumer`, `sink`
+//! (the loops), `librdkafka` (the other client) → `record` (samples), `series` (seconds) → `report`, `manifest`,
+//! `progress` (results). Read back: `hlog`, `runs` → `compare` with `stats`, `report_html` with `chart`;
+//! `results_table`. Below them: `frame`, `batch`, `fetch_walk`, `kafka`, `wire` (bytes), `schedule`, `curve` (open
+//! loop), `disk`, `ring`, `sys` (the machine), `limits`, `error`.
 //!
 //! Invariants: intended send times are fixed by the rate and never moved; histograms are merged, percentiles
 //! never; what could not be measured is said. Must not: share code with the broker it measures.

@@ -1,7 +1,7 @@
 //! The search for the knee: the highest open-loop rate that meets a latency limit.
 //!
 //! Owner: the main thread. The rate is doubled until it is not held, then the gap is halved a fixed number of times;
-//! each step is a short run on the same topics. Must not: call a rate held when the harness was late.
+//! each step is a short run on the same topics, and a rate is not held when two of them failed. Must not: call a rate held when the harness was late.
 
 use serde::Serialize;
 
@@ -49,7 +49,7 @@ pub(crate) fn knee(
     mut run: impl FnMut(u64) -> Result<Phase>,
 ) -> Result<(u64, Vec<Step>)> {
     let mut steps: Vec<Step> = Vec::new();
-    let mut step = |rate: u64| -> Result<bool> {
+    let mut try_once = |rate: u64| -> Result<bool> {
         let step = judge(rate, slo_ns, &run(rate)?);
         let held = step.held;
         let what = if held { "" } else { ", not held" };
@@ -57,6 +57,8 @@ pub(crate) fn knee(
         steps.push(step);
         Ok(held)
     };
+    // One stall of the machine in a short step says nothing about the rate: a second try decides.
+    let mut step = |rate: u64| -> Result<bool> { Ok(try_once(rate)? || try_once(rate)?) };
     let (mut low, mut high) = (0, first.max(1));
     while high <= RATE_MAX && step(high)? {
         low = high;
@@ -71,4 +73,20 @@ pub(crate) fn knee(
         }
     }
     Ok((low, steps))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::protocol;
+
+    #[test]
+    fn errors_end_the_search() {
+        let mut tried = 0;
+        let failed = knee(100, 1, |_| {
+            tried += 1;
+            Err(protocol("no"))
+        });
+        assert!(failed.is_err() && tried == 1);
+    }
 }

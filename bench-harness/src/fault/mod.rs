@@ -1,8 +1,8 @@
 //! `fault`: one continuous, verified load, and things that go wrong while it runs.
 //!
-//! Each fault has three spans in the run's time line, `<fault>-before`, `-during` and `-after`, with histograms of their
-//! own; the schedule never stops, so what could not be sent meanwhile shows the delay its user would have seen. The
-//! records are those of `verify`, and so is the verdict.
+//! Each fault has three spans in the run's time line, `<fault>-before`, `-during` and `-after`, with histograms of
+//! their own; the schedule never stops, so what could not be sent meanwhile shows the delay its user would have seen.
+//! The records are those of `verify`, and so is the verdict.
 //!
 //! Owner: the main thread; the faults are made by a thread of their own. Must not: signal a process it was not given or
 //! did not start; leave a server stopped, a limit set or a neighbour running.

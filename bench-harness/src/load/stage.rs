@@ -24,6 +24,9 @@ use crate::report::{Phase, phase};
 use crate::schedule::Pace;
 use crate::workload::{self, Client, ConsumeLoad, Fill, From, Outcome, ProduceLoad};
 
+/// Largest response that a consumer asks for, in bytes.
+const FETCH_BYTES_MAX: usize = 16 << 20;
+
 /// Which client plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -160,6 +163,11 @@ impl<'a> Stage<'a> {
         load.fan_out_part = self.workload.groups.fract();
         load.from = from;
         load.at_end = at_end;
+        // Room for a batch of every partition, as the defaults of Kafka's consumers have it: a smaller limit would
+        // make large batches come one at a time.
+        let width = self.workload.partitions.div_ceil(self.workload.consumers.max(1));
+        let batch = self.pool.as_ref().map_or(0, Pool::batch_bytes_max);
+        load.bytes_max = (batch * width).clamp(1 << 20, FETCH_BYTES_MAX) as u32;
         load
     }
 

@@ -1,8 +1,8 @@
 //! `verify`: was anything lost, duplicated, reordered, changed?
 //!
-//! Code map: `record` (numbered, checksummed values) → `producer` (sends them once each and keeps a ledger) and `reader`
-//! (reads all of them while they are written, and again at the end) → `ledger`, `ranges` (what is kept of both) →
-//! `judge` (the verdict). `timeline` measures while that happens. `fault` drives the same engine.
+//! Code map: `record` (numbered, checksummed values) → `producer` (sends them once each and keeps a ledger) and
+//! `reader` (reads all of them while they are written, and again at the end) → `ledger`, `ranges` (what is kept of
+//! both) → `judge` (the verdict). `timeline` measures while that happens. `fault` drives the same engine.
 //!
 //! Owner: the main thread. Memory is bounded: ranges instead of records, digests instead of contents. Must not: call a
 //! run clean whose readers did not come to the end.

@@ -105,8 +105,8 @@ pub(crate) struct Fetched<'a> {
     pub(crate) value: &'a [u8],
 }
 
-/// Walks the record batches in `bytes`, verifies each one's CRC32C, and hands out the records. Returns the offset behind
-/// the last whole batch, if there was one; what the response cut off is left alone.
+/// Walks the record batches in `bytes`, verifies each one's CRC32C, and hands out the records. Returns the offset
+/// behind the last whole batch, if there was one; what the response cut off is left alone.
 ///
 /// # Errors
 /// When a batch is damaged, compressed or of another format: a verifier wrote none such.
