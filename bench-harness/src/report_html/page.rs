@@ -96,8 +96,8 @@ fn legend(runs: &[Run]) -> String {
         write!(
             out,
             "<button type=\"button\" data-run=\"{index}\" aria-pressed=\"true\" title=\"{}\"><svg width=\"30\" \
-             height=\"10\" aria-hidden=\"true\"><line class=\"curve s{index}\" x1=\"1\" y1=\"5\" x2=\"29\" y2=\"5\"/></svg>\
-             {}<small>{} round{}</small></button>",
+             height=\"10\" aria-hidden=\"true\"><line class=\"curve s{index}\" x1=\"1\" y1=\"5\" x2=\"29\" y2=\"5\"/>\
+             </svg>{}<small>{} round{}</small></button>",
             escape(&run.source),
             escape(&run.name),
             run.rounds.len(),
@@ -193,11 +193,12 @@ fn manifest(runs: &[Run]) -> String {
 const HOW_TO_READ: &str = "<section id=\"reading\"><h2>How to read this</h2><dl>\
 <dt>response</dt><dd>from the moment a request was <em>meant</em> to leave to its acknowledgement: what a user feels. \
 When the endpoint stalls, everything due meanwhile waits, and counts.</dd>\
-<dt>service</dt><dd>from the actual send: blind to the waiting before it. Response far above service means stalls.</dd>\
+<dt>service</dt><dd>from the actual send: blind to the waiting before it. Response far above service means \
+stalls.</dd>\
 <dt>lag, own-lag</dt><dd>intended to actual send, and the part of it that is the generator’s own.</dd>\
 <dt>e2e</dt><dd>from the intended send to the last byte of the batch at a consumer.</dd>\
-<dt>percentile axis</dt><dd>1/(1−p), logarithmic: each step to the right is ten times rarer. Histograms are merged over \
-threads, seconds and rounds; quantiles are never averaged. Thin lines are single rounds.</dd>\
+<dt>percentile axis</dt><dd>1/(1−p), logarithmic: each step to the right is ten times rarer. Histograms are merged \
+over threads, seconds and rounds; quantiles are never averaged. Thin lines are single rounds.</dd>\
 <dt>share of a limit</dt><dd>what was reached, in percent of what this machine gave to a program that does only what \
 cannot be avoided, over the same connections in the same run. The one nearest to 100 % binds.</dd>\
 <dt>interval</dt><dd>where the true ratio lies, with 95 % over all judged figures together.</dd></dl></section>\n";

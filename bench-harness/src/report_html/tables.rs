@@ -14,7 +14,8 @@ use crate::runs::{Phase, Run, leaves, primary_tags, tag_title};
 pub(super) fn overview(runs: &[Run], names: &[String], of: &dyn Fn(&Run, &str) -> String) -> String {
     let mut out = "<section id=\"overview\"><h2>Overview</h2>\n<div class=\"scroll\"><table class=\"wide\"><thead><tr>\
                    <th>workload</th><th>run</th><th>records/s</th><th>GB/s</th><th>latency</th><th>p50</th><th>p99</th>\
-                   <th>p99.9</th><th>max</th><th>of its limit</th><th>server cores</th><th>MB/s per core</th></tr></thead>\n"
+                   <th>p99.9</th><th>max</th><th>of its limit</th><th>server cores</th>\
+                   <th>MB/s per core</th></tr></thead>\n"
         .to_owned();
     for name in names {
         out += "<tbody>";
@@ -37,8 +38,8 @@ pub(super) fn overview(runs: &[Run], names: &[String], of: &dyn Fn(&Run, &str) -
         }
         out += "</tbody>";
     }
-    out + "</table></div>\n<p class=\"aside\">Rates, shares and cores are medians of the rounds; quantiles are those of \
-           all rounds’ samples together.</p></section>\n"
+    out + "</table></div>\n<p class=\"aside\">Rates, shares and cores are medians of the rounds; quantiles are those \
+           of all rounds’ samples together.</p></section>\n"
 }
 
 fn cells(run: &Run, phase: &str, rounds: &[&Phase]) -> String {
