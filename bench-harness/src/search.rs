@@ -1,8 +1,8 @@
 //! The search for the knee: the highest open-loop rate that meets a latency limit.
 //!
 //! Owner: the main thread. The rate is doubled until it is not held, then the gap is halved a fixed number of times;
-//! each step is a short run on the same topics, and a rate is not held when two of them failed.
-//! Must not: call a rate held when the harness was late.
+//! each step is a short run on the same topics, and a rate is not held when two of them failed. Must not: call a rate
+//! held when the harness was late.
 
 use serde::Serialize;
 
