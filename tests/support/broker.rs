@@ -15,6 +15,7 @@ use super::client::Client;
 /// A directory for one broker's data, and its stderr beside it.
 pub struct DataDir {
     directory: tempfile::TempDir,
+    elsewhere: Option<PathBuf>,
 }
 
 impl DataDir {
@@ -24,12 +25,22 @@ impl DataDir {
             .prefix(&format!("{label}-"))
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .expect("a directory for the test");
-        DataDir { directory }
+        DataDir { directory, elsewhere: None }
+    }
+
+    /// The same, but with the data in `data`, which lies on a file system of the test's own and is not removed.
+    pub fn with_data_in(label: &str, data: PathBuf) -> DataDir {
+        DataDir { elsewhere: Some(data), ..DataDir::new(label) }
+    }
+
+    /// Beside the data: for what else the test writes.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// The broker's data directory (not made yet).
     pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.elsewhere.clone().unwrap_or_else(|| self.directory.path().join("data"))
     }
 
     /// The directory of one partition.
