@@ -30,7 +30,9 @@ impl DataDir {
 
     /// The same, but with the data in `data`, which lies on a file system of the test's own and is not removed.
     pub fn with_data_in(label: &str, data: PathBuf) -> DataDir {
-        DataDir { elsewhere: Some(data), ..DataDir::new(label) }
+        let mut dir = DataDir::new(label);
+        dir.elsewhere = Some(data);
+        dir
     }
 
     /// Beside the data: for what else the test writes.

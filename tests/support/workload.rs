@@ -111,6 +111,8 @@ pub struct Pace {
 impl Pace {
     /// As fast as it goes, but for large batches, so that a round stays small enough to be read back often.
     pub const FAST: Pace = Pace { small: Duration::ZERO, large: Duration::from_millis(8) };
+    /// Some thousand batches a second.
+    pub const BRISK: Pace = Pace { small: Duration::from_micros(700), large: Duration::from_millis(6) };
     /// Some hundred batches a second.
     pub const GENTLE: Pace = Pace { small: Duration::from_millis(5), large: Duration::from_millis(25) };
 }
@@ -128,11 +130,11 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Makes topics and producers on a fresh broker. `configs` are added to every topic.
+    /// Makes topics and producers on a fresh broker. `configs` hold for every topic, above its own.
     pub fn new(client: &mut Client, random: &mut Random, pace: Pace, configs: &[(&str, &str)]) -> Workload {
         let (mut lanes, mut topics) = (Vec::new(), Vec::new());
         for kind in KINDS {
-            client.create(kind.topic, kind.partitions, &[kind.configs, configs].concat());
+            client.create(kind.topic, kind.partitions, &with(kind.configs, configs));
             for partition in 0..kind.partitions {
                 topics.push((kind.topic, partition));
                 lanes.push(Lane {
@@ -151,7 +153,7 @@ impl Workload {
             }
         }
         let of_transactions = [("segment.bytes", "1048576"), ("retention.bytes", "8388608")];
-        client.create(TX, TX_PARTITIONS, &[&of_transactions, configs].concat());
+        client.create(TX, TX_PARTITIONS, &with(&of_transactions, configs));
         topics.extend((0..TX_PARTITIONS).map(|partition| (TX, partition)));
         Workload {
             history: History::default(),
@@ -245,6 +247,11 @@ impl Workload {
         judge.hear(&self.history.take());
         assert_clean(judge, context);
     }
+}
+
+fn with<'a>(own: &[(&'a str, &'a str)], above: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let kept = own.iter().filter(|(key, _)| above.iter().all(|(other, _)| other != key));
+    kept.chain(above).copied().collect()
 }
 
 /// Fails the test when the judge has found anything.
