@@ -10,6 +10,7 @@
 
 pub mod batches;
 pub mod broker;
+pub mod cgroup;
 pub mod client;
 pub mod fault_disk;
 pub mod history;
