@@ -96,6 +96,11 @@ impl Judge {
         &self.violations
     }
 
+    /// Batches that it remembers: bounded by retention, or a long run would not be possible.
+    pub fn size(&self) -> usize {
+        self.sent.len()
+    }
+
     /// Acknowledgements so far.
     pub fn acked_count(&self) -> u64 {
         self.acked_count

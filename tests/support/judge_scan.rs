@@ -173,15 +173,13 @@ impl Judge {
 
     fn forget_before(&mut self, scan: &Scan) {
         let Some(log) = self.logs.get_mut(&scan.place) else { return };
-        log.known = log.known.split_off(&scan.start);
-        let mut gone: HashSet<u64> = HashSet::new();
-        log.acked.retain(|id, offset| {
-            let stays = *offset >= scan.start;
-            if !stays {
-                gone.insert(*id);
-            }
-            stays
-        });
+        // The first batch may lie around the log start.
+        let first = scan.batches.first().map(|batch| batch.id);
+        let kept = log.known.split_off(&scan.start);
+        let mut gone: HashSet<u64> = std::mem::replace(&mut log.known, kept).into_values().collect();
+        gone.extend(log.acked.iter().filter(|(_, offset)| **offset < scan.start).map(|(id, _)| *id));
+        first.map(|id| gone.remove(&id));
+        log.acked.retain(|id, _| !gone.contains(id));
         log.seen.retain(|id| !gone.contains(id));
         self.sent.retain(|id, _| !gone.contains(id));
         self.transactions.retain(|_, transaction| {
