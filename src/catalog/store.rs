@@ -145,9 +145,14 @@ impl CatalogStore {
         if size(&path) >= wanted {
             return;
         }
-        // Not zeros, which a file system may store as nothing.
-        let made = fs::write(&path, vec![0xff; wanted + RESERVE_BYTES / 2])
-            .and_then(|()| File::open(&path)?.sync_all());
+        // Not zeros, which a file system may store as nothing. And twice as much at first: a start on a full disk lives
+        // on what it has freed here, and must not take it away again.
+        let made = fs::write(&path, vec![0xff; 2 * (wanted + RESERVE_BYTES / 2)]).and_then(|()| {
+            let file = File::options().write(true).open(&path)?;
+            file.sync_all()?;
+            file.set_len((wanted + RESERVE_BYTES / 2) as u64)?;
+            file.sync_all()
+        });
         if made.is_err() {
             let _ = fs::remove_file(&path);
         }
