@@ -1,8 +1,9 @@
 //! A disk that fails: EIO at the nth write or flush, once or from then on, under a real broker on an ext4 of its own.
 //!
-//! Whatever fails: after its first error a partition acknowledges nothing, reads go on, the log says which file and what
-//! to do; after the disk is whole again, a restart has everything that was acknowledged with acks=all. Needs root, loop devices and
-//! /dev/fuse; says so when they are missing. `RINGLOG_DISK_ERRORS` (how many places) and `RINGLOG_TEST_SEED` vary it.
+//! Whatever fails: after its first error a partition acknowledges nothing, reads go on, the log says which file and
+//! what to do; after the disk is whole again, a restart has everything that was acknowledged with acks=all. Needs
+//! root, loop devices and /dev/fuse; says so when they are missing. `RINGLOG_DISK_ERRORS` (how many places) and
+//! `RINGLOG_TEST_SEED` vary it.
 
 mod support;
 
@@ -41,7 +42,7 @@ fn produce(client: &mut Client, partition: i32, tag: &str, count: u64, acked: &m
     for number in 0..count {
         let bytes =
             batches::batch(&format!("{tag}-{partition}/{number}"), 3, 2000 + number as usize * 37 % 9000);
-        let acks = if number % 2 == 0 { -1 } else { 1 };
+        let acks = if number.is_multiple_of(2) { -1 } else { 1 };
         let (code, offset) = client.produce("t", partition, acks, &bytes).expect("an answer");
         match code {
             0 => {

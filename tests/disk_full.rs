@@ -1,7 +1,7 @@
 //! A disk that is full and has room again, twenty times, by a foreign file and by the broker's own topics: produce and
-//! changes of metadata are refused with an error, fetch is served, all goes on by itself when there is room, and nothing
-//! that was acknowledged is lost, also over a restart on a full disk. Needs root and loop devices; says so when they are
-//! missing. `RINGLOG_FULL_CYCLES` and `RINGLOG_TEST_SEED` make it longer and different.
+//! changes of metadata are refused with an error, fetch is served, all goes on by itself when there is room, and
+//! nothing that was acknowledged is lost, also over a restart on a full disk. Needs root and loop devices; says so
+//! when they are missing. `RINGLOG_FULL_CYCLES` and `RINGLOG_TEST_SEED` make it longer and different.
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! Every kind of client at once, under SIGKILL and SIGSTOP, and the judge of sixteen rules over their history.
 //!
-//! A round is some load, a fault, a restart, the repetition of what was left open, requests that must be refused, and a
-//! read of everything. `RINGLOG_FAULT_ROUNDS`, or `RINGLOG_FAULT_SECONDS` and `RINGLOG_FAULT_RUNS`, and
+//! A round is some load, a fault, a restart, the repetition of what was left open, requests that must be refused, and
+//! a read of everything. `RINGLOG_FAULT_ROUNDS`, or `RINGLOG_FAULT_SECONDS` and `RINGLOG_FAULT_RUNS`, and
 //! `RINGLOG_TEST_SEED` make it longer and different. That the judge can fail is shown in `tests/judge.rs`.
 
 mod support;

@@ -1,7 +1,8 @@
 //! More than the broker can take, in a control group of 512 MB: producers that send as fast as they can over many
 //! connections, readers far behind, ten thousand partitions. The kernel must kill nobody, everything acknowledged must
-//! be there, and when the load ends all is as quick as before. The broker is told nothing of the limit: it must find it.
-//! `RINGLOG_OVERLOAD_SECONDS` and `RINGLOG_OVERLOAD_PARTITIONS` make it longer. Needs root and memory control groups.
+//! be there, and when the load ends all is as quick as before. The broker is told nothing of the limit: it must find
+//! it. `RINGLOG_OVERLOAD_SECONDS` and `RINGLOG_OVERLOAD_PARTITIONS` make it longer. Needs root and memory control
+//! groups.
 
 mod support;
 

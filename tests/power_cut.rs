@@ -1,11 +1,11 @@
-//! Power cuts under the real broker, on an ext4 with a journal: every kind of client at once on a disk that records what
-//! it is told; then, for random moments, the images that a cut would have left (all that was flushed, and of each later
-//! write all, nothing or some sectors) are mounted, a broker is started on them, and the judge holds what it finds
-//! against the history up to that moment.
+//! Power cuts under the real broker, on an ext4 with a journal: every kind of client at once on a disk that records
+//! what it is told; then, for random moments, the images that a cut would have left (all that was flushed, and of each
+//! later write all, nothing or some sectors) are mounted, a broker is started on them, and the judge holds what it
+//! finds against the history up to that moment.
 //!
 //! `acks=all` must lose nothing; with `write.caching=true` the same run must lose acknowledged batches, or the test
-//! proves nothing. Needs root, loop devices and /dev/fuse; says so when they are missing.
-//! `RINGLOG_POWER_IMAGES`, `RINGLOG_TEST_SEED` make it longer and different.
+//! proves nothing. Needs root, loop devices and /dev/fuse; says so when they are missing. `RINGLOG_POWER_IMAGES`,
+//! `RINGLOG_TEST_SEED` make it longer and different.
 
 mod support;
 

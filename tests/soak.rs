@@ -1,6 +1,6 @@
-//! Hours of every kind of client, with faults mixed in, verified all the time, on a bounded disk; memory and open files
-//! of the broker must stay flat. A round is some load, one fault (SIGKILL, SIGSTOP, readers that catch up from the
-//! start, a storm of connections, topics made and deleted), and every few rounds a whole scan before the judge.
+//! Hours of every kind of client, with faults mixed in, verified all the time, on a bounded disk; memory and open
+//! files of the broker must stay flat. A round is some load, one fault (SIGKILL, SIGSTOP, readers that catch up from
+//! the start, a storm of connections, topics made and deleted), and every few rounds a whole scan before the judge.
 //!
 //! `RINGLOG_SOAK_SECONDS` (default 12), `RINGLOG_SOAK_PACE` (microseconds between small batches of a producer),
 //! `RINGLOG_SOAK_CSV` (a file for the samples) and `RINGLOG_TEST_SEED` make it longer and different; `scripts/soak`

@@ -271,7 +271,8 @@ impl<'a> PowerCut<'a> {
             let torn = random.one_in(4);
             lost += usize::from(!whole || torn);
             for (number, sector) in data.chunks(SECTOR).enumerate() {
-                if if torn { random.one_in(2) } else { whole } {
+                let kept = if torn { random.one_in(2) } else { whole };
+                if kept {
                     file.write_all_at(sector, position + (number * SECTOR) as u64).expect("written");
                 }
             }

@@ -3,9 +3,9 @@
 
 usage: faultdisk.py MOUNTPOINT BACKING_FILE RECORD_FILE          (root; no package but Python itself)
 
-MOUNTPOINT/disk.img shows BACKING_FILE. Every write and flush goes into RECORD_FILE, in the order in which the disk took
-it, as a header (kind u8, three bytes of padding, length u32, number u64, time u64 ns of CLOCK_MONOTONIC when it came in,
-all little endian) and the bytes of a write; kind 1 is a write at byte `number`, kind 2 a flush, which covers the first
+MOUNTPOINT/disk.img shows BACKING_FILE. Every write and flush goes into RECORD_FILE, in the order in which the disk
+took it, as a header (kind u8, three bytes of padding, length u32, number u64, time u64 ns of CLOCK_MONOTONIC when it
+came in, all little endian) and the bytes of a write; kind 1 is a write at byte `number`, kind 2 a flush, which covers the first
 `number` records: those that were answered before the flush can have been asked for.
 
 One command a line on standard input, one answer a line:

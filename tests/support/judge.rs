@@ -62,6 +62,8 @@ pub(super) struct Transaction {
     /// The wish, and whether it was answered.
     pub ending: Option<bool>,
     pub ended: bool,
+    /// What scans have shown of it.
+    pub visible: Option<bool>,
 }
 
 struct Commit {

@@ -107,11 +107,11 @@ impl Judge {
         wrong.into_iter().for_each(|(rule, text)| self.complain(rule, text));
     }
 
-    /// Rule 11, for the part of each transaction that lies in this partition; that all partitions agree follows for
-    /// those whose end was answered, and [`Judge::transactions_agree`] holds the others together.
+    /// Rule 11, for the part of each transaction that lies in this partition, and against what other partitions and
+    /// earlier scans showed of it.
     fn scan_transactions(&mut self, scan: &Scan) {
         let visible: HashSet<u64> = scan.batches.iter().filter(|b| !b.aborted).map(|b| b.id).collect();
-        let mut wrong = Vec::new();
+        let (mut wrong, mut decided) = (Vec::new(), Vec::new());
         for (number, transaction) in &self.transactions {
             let here = |id: &&u64| {
                 let acked = self.logs.get(&scan.place).and_then(|log| log.acked.get(id));
@@ -129,7 +129,17 @@ impl Judge {
                 let text =
                     format!("{:?}: {seen} of {} batches of transaction {number}", scan.place, acked.len());
                 wrong.push((11, format!("{text} are visible ({state})")));
+            } else if !acked.is_empty() {
+                if transaction.visible.is_some_and(|visible| visible != (seen > 0)) {
+                    let text =
+                        format!("{:?}: transaction {number} is decided otherwise than before", scan.place);
+                    wrong.push((11, text));
+                }
+                decided.push((*number, seen > 0));
             }
+        }
+        for (number, visible) in decided {
+            self.transactions.entry(number).or_default().visible = Some(visible);
         }
         wrong.into_iter().for_each(|(rule, text)| self.complain(rule, text));
     }
@@ -150,27 +160,6 @@ impl Judge {
         }
     }
 
-    /// Holds the partitions of transactions together that were scanned in one quiet moment: all or nothing.
-    pub fn transactions_agree(&mut self, scans: &[&Scan]) {
-        let visible: HashSet<u64> =
-            scans.iter().flat_map(|s| s.batches.iter().filter(|b| !b.aborted).map(|b| b.id)).collect();
-        let places: HashSet<_> = scans.iter().map(|scan| scan.place).collect();
-        let mut wrong = Vec::new();
-        for (number, transaction) in &self.transactions {
-            let there = |id: &&u64| {
-                self.sent.get(id).is_some_and(|sent| {
-                    places.contains(&sent.place) && self.logs[&sent.place].acked.contains_key(id)
-                })
-            };
-            let acked: Vec<&u64> = transaction.batches.iter().filter(there).collect();
-            let seen = acked.iter().filter(|id| visible.contains(id)).count();
-            if seen != 0 && seen != acked.len() {
-                wrong.push(format!("transaction {number}: {seen} of {} batches are visible", acked.len()));
-            }
-        }
-        wrong.into_iter().for_each(|text| self.complain(11, text));
-    }
-
     fn forget_before(&mut self, scan: &Scan) {
         let Some(log) = self.logs.get_mut(&scan.place) else { return };
         // The first batch may lie around the log start.
@@ -178,7 +167,9 @@ impl Judge {
         let kept = log.known.split_off(&scan.start);
         let mut gone: HashSet<u64> = std::mem::replace(&mut log.known, kept).into_values().collect();
         gone.extend(log.acked.iter().filter(|(_, offset)| **offset < scan.start).map(|(id, _)| *id));
-        first.map(|id| gone.remove(&id));
+        if let Some(id) = first {
+            gone.remove(&id);
+        }
         log.acked.retain(|id, _| !gone.contains(id));
         log.seen.retain(|id| !gone.contains(id));
         self.sent.retain(|id, _| !gone.contains(id));

@@ -104,7 +104,7 @@ impl Members {
             history.note(What::Placed { reader, place: *place, offset });
             at.push(offset);
         }
-        for poll in 1.. {
+        for poll in 1_u32.. {
             if stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
@@ -123,7 +123,7 @@ impl Members {
                     }
                 }
             }
-            if poll % POLLS_PER_COMMIT == 0 {
+            if poll.is_multiple_of(POLLS_PER_COMMIT) {
                 for (place, offset) in places.iter().zip(&at) {
                     let (member, generation) = (identity.id.as_str(), identity.generation);
                     if commit(client, history, (member, generation), *place, *offset)? != 0 {

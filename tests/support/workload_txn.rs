@@ -1,5 +1,5 @@
-//! Transactional producers of a [`super::workload::Workload`]: each writes to all partitions of one topic and commits an
-//! offset of a group of its own with every transaction.
+//! Transactional producers of a [`super::workload::Workload`]: each writes to all partitions of one topic and commits
+//! an offset of a group of its own with every transaction.
 //!
 //! Owner: the workload. Invariant: an end is noted as asked for before the request leaves, and as answered only when
 //! the answer was good. It must not repeat an EndTxn: what was not answered stays unknown.
