@@ -18,7 +18,7 @@ use support::judge::{Judge, Violation};
 use support::random::Random;
 use support::workload::{Pace, Workload};
 
-const IMAGES_DEFAULT: u64 = 16;
+const IMAGES_DEFAULT: u64 = 10;
 /// Images of one load: a disk can be cut at many moments of it.
 const IMAGES_PER_LOAD: u64 = 16;
 const DISK_BYTES: u64 = 512 << 20;
