@@ -1,4 +1,4 @@
-//! A disk that is full and has room again, twenty times, by a foreign file and by the broker's own topics: produce and
+//! A disk that is full and has room again, many times, by a foreign file and by the broker's own topics: produce and
 //! changes of metadata are refused with an error, fetch is served, all goes on by itself when there is room, and
 //! nothing that was acknowledged is lost, also over a restart on a full disk. Needs root and loop devices; says so
 //! when they are missing. `RINGLOG_FULL_CYCLES` and `RINGLOG_TEST_SEED` make it longer and different.
@@ -18,7 +18,7 @@ use support::fault_disk::{Mounted, unavailable};
 use support::random::Random;
 use support::transactions::{begin, commit_offset, committed_offset, end, produce};
 
-const CYCLES_DEFAULT: u64 = 20;
+const CYCLES_DEFAULT: u64 = 6;
 const DISK_BYTES: u64 = 96 << 20;
 const KAFKA_STORAGE_ERROR: i16 = 56;
 const PARTITIONS: i32 = 2;
