@@ -165,6 +165,15 @@ pub const POOL_PREFILL_BYTES_MAX: u64 = 256 << 20;
 /// Files that one core's segment pool keeps, whatever their size.
 pub const POOL_FILES_MAX: usize = 4096;
 
+/// Free bytes of the disk below which files that wait in the pool are given up: somebody may need the room.
+pub const ROOM_BYTES_MIN: u64 = 64 << 20;
+
+/// How often a core looks at the room on the disk while its pool has files, milliseconds.
+pub const ROOM_CHECK_MS: u64 = 1000;
+
+/// How long a rename that found no room for its directory entry waits before it is asked again, milliseconds.
+pub const NO_ROOM_PAUSE_MS: u64 = 250;
+
 /// Longest request head that an admin listener reads, bytes.
 pub const ADMIN_REQUEST_BYTES_MAX: usize = 8 << 10;
 

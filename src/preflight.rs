@@ -30,6 +30,8 @@ const LOCK_FILE: &str = ".lock";
 const META_DIR: &str = "meta";
 const FORMAT_FILE: &str = "format";
 const PROBE_FILE: &str = ".ringlog-probe";
+/// Room that the catalog's store keeps, see docs/FORMAT.md.
+const RESERVE_FILE: &str = "meta/reserve";
 
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
@@ -455,7 +457,12 @@ fn write_format(meta: &Path) -> io::Result<()> {
 fn check_direct_io(dir: &Path, findings: &mut Findings) -> (Option<u32>, Option<u32>) {
     let path = dir.join(PROBE_FILE);
     let kind = file_system_kind(dir);
-    let written = write_direct(&path);
+    let mut written = write_direct(&path);
+    if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+        // A broker must be able to start on a full disk: what it holds is read, and deleting makes room.
+        let _ = fs::remove_file(dir.join(RESERVE_FILE));
+        written = write_direct(&path);
+    }
     let alignment = written.as_ref().ok().and_then(|()| dio_alignment(&path));
     if let Err(error) = fs::remove_file(&path)
         && error.kind() != io::ErrorKind::NotFound

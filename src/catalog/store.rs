@@ -20,6 +20,10 @@ const PREVIOUS: &str = "catalog.prev";
 const PREVIOUS_NEW: &str = "catalog.prev.new";
 const NEW: &str = "catalog.new";
 const DAMAGED: &str = "catalog.damaged";
+/// A file of no meaning, whose room a commit takes when the disk has none: a topic can be deleted on a full disk.
+const RESERVE: &str = "reserve";
+/// Bytes of the reserve beyond those of the catalog.
+const RESERVE_BYTES: usize = 256 << 10;
 
 /// Why the catalog cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +111,7 @@ impl CatalogStore {
         };
         store.check_node(&catalog, node_id)?;
         store.committed_sequence = catalog.sequence;
+        store.keep_reserve();
         Ok((store, catalog))
     }
 
@@ -119,9 +124,38 @@ impl CatalogStore {
     /// not use the snapshot; whether it is on disk is unknown until the next commit or start.
     pub fn commit(&mut self, catalog: &Catalog) -> io::Result<()> {
         assert!(catalog.sequence > self.committed_sequence, "snapshots are committed in order");
-        self.write(catalog)?;
+        match self.write(catalog) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                tracing::warn!("no room for the catalog: using what was kept for that");
+                remove_if_there(&self.dir.join(RESERVE))?;
+                self.write(catalog)?;
+            }
+            outcome => outcome?,
+        }
         self.committed_sequence = catalog.sequence;
+        self.keep_reserve();
         Ok(())
+    }
+
+    /// Makes the reserve if it is not there or too small; without room for it there is none for now.
+    fn keep_reserve(&self) {
+        let path = self.dir.join(RESERVE);
+        let size = |path: &Path| fs::metadata(path).map_or(0, |found| found.len() as usize);
+        let wanted = size(&self.dir.join(CURRENT)) + RESERVE_BYTES / 2;
+        if size(&path) >= wanted {
+            return;
+        }
+        // Not zeros, which a file system may store as nothing. And twice as much at first: a start on a full disk lives
+        // on what it has freed here, and must not take it away again.
+        let made = fs::write(&path, vec![0xff; 2 * (wanted + RESERVE_BYTES / 2)]).and_then(|()| {
+            let file = File::options().write(true).open(&path)?;
+            file.sync_all()?;
+            file.set_len((wanted + RESERVE_BYTES / 2) as u64)?;
+            file.sync_all()
+        });
+        if made.is_err() {
+            let _ = fs::remove_file(&path);
+        }
     }
 
     fn write(&mut self, catalog: &Catalog) -> io::Result<()> {

@@ -255,6 +255,7 @@ async fn run_core(
     rt::spawn(shard.clone().housekeeping());
     rt::spawn(shard.clone().cleaning());
     rt::spawn(shard.clone().fill_pool());
+    rt::spawn(shard.clone().watch_room());
     rt::spawn(coordinator::serve(shard.clone()));
     for (listener, address) in addresses.into_iter().enumerate() {
         let shard = shard.clone();

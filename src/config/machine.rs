@@ -25,11 +25,33 @@ pub(crate) fn memory_bytes() -> u64 {
     let (pages, page_bytes) =
         unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
     let ram = u64::try_from(pages).unwrap_or(0).saturating_mul(u64::try_from(page_bytes).unwrap_or(0));
-    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    limits
+    limit_files(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok())
         .fold(ram, u64::min)
+}
+
+/// Files that may limit this process's memory: of its control group and of every one above it, in both versions.
+/// `groups` is `/proc/self/cgroup`; in a container its paths may not be visible, then the root's is the container's.
+fn limit_files(groups: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (root, file) = match fields.next() {
+            Some("") => ("/sys/fs/cgroup", "memory.max"),
+            Some(kinds) if kinds.split(',').any(|kind| kind == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        let mut path = fields.next().unwrap_or_default().trim_end_matches('/');
+        while let Some((above, _)) = path.rsplit_once('/') {
+            files.push(format!("{root}{path}/{file}"));
+            path = above;
+        }
+        files.push(format!("{root}/{file}"));
+    }
+    files
 }
 
 /// Reads `ringlog.cores`: empty means every allowed cpu; a single number is a *count*; with a comma or a dash it
@@ -87,6 +109,15 @@ mod tests {
         for wrong in ["0", "5", "3-3", "1,1", "a,b", "2-1", ",", "0-99999999999"] {
             assert!(parse_cores(wrong, &allowed).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn limits_of_the_own_group_and_those_above_count() {
+        let files = limit_files("9:name=systemd:/x\n4:cpu,memory:/a/b\n0::/\n");
+        let v1 = ["/a/b", "/a", ""].map(|path| format!("/sys/fs/cgroup/memory{path}/memory.limit_in_bytes"));
+        assert_eq!(files[..3], v1);
+        assert_eq!(files[3..], ["/sys/fs/cgroup/memory.max".to_owned()]);
+        assert!(limit_files("").is_empty());
     }
 
     #[test]

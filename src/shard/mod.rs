@@ -23,12 +23,12 @@ use uuid::Uuid;
 use crate::catalog::{Catalog, Dynamic, ResourceKind, Topic, owner_core};
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::coordinator::Coordinators;
-use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX};
+use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX, ROOM_BYTES_MIN, ROOM_CHECK_MS};
 use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
 use crate::quota::Quotas;
 use crate::rt;
-use crate::storage::{Cleaner, Log, LogResources, Recovered, Reign, SegmentSummary};
+use crate::storage::{Cleaner, Log, LogResources, Recovered, Reign, SegmentSummary, free_bytes};
 use crate::sync::Event;
 
 pub use cleaning::start_cleaner;
@@ -322,6 +322,21 @@ impl Shard {
                 partition.log.close_idle_files();
                 partition.log.expire_producers(now_ms.saturating_sub(expiry_ms));
                 rt::yield_now().await;
+            }
+        }
+    }
+
+    /// Gives up what waits in the pool when the disk gets full: another core, or the catalog, may need the room.
+    pub async fn watch_room(self: Rc<Self>) {
+        let pool = &self.resources.pool;
+        loop {
+            rt::sleep_ms(ROOM_CHECK_MS).await;
+            while pool.file_count() > 0 {
+                let directory = pool.directory().to_owned();
+                let free = rt::blocking(move || free_bytes(&directory)).await;
+                if free.is_ok_and(|free| free >= ROOM_BYTES_MIN) || !pool.give_up_one().await {
+                    break;
+                }
             }
         }
     }

@@ -19,7 +19,8 @@ use super::segment_pool::PoolFile;
 use super::tail::{block_ceil, block_floor};
 use super::tickets::Ticket;
 use crate::limits::{
-    BLOCK_SIZE, PARTITION_BACKLOG_BYTES_MAX, POOL_FILE_BYTES, SEGMENT_EXTENT_MAX, SEGMENT_EXTENT_MIN,
+    BLOCK_SIZE, NO_ROOM_PAUSE_MS, PARTITION_BACKLOG_BYTES_MAX, POOL_FILE_BYTES, SEGMENT_EXTENT_MAX,
+    SEGMENT_EXTENT_MIN,
 };
 use crate::rt;
 use crate::sync::Pending;
@@ -98,7 +99,10 @@ impl Log {
         log_append_time_ms: i64,
     ) -> Result<Appended, AppendError> {
         let config = *self.config.borrow();
-        let flush_for_ack = durability == Durability::Flushed && !config.is_relaxed();
+        // A marker is flushed whatever the topic says: its coordinator forgets the transaction once it is written, and
+        // a power loss would then leave it open for ever.
+        let relaxed = config.is_relaxed() && !batch.is_control();
+        let flush_for_ack = durability == Durability::Flushed && !relaxed;
         let (position, base_offset, allocated, flush_now) = {
             let mut state = self.state.borrow_mut();
             match state.producers.check(&batch) {
@@ -330,7 +334,7 @@ impl Log {
             let _work = work;
             let from = segment.allocated_bytes.get();
             let outcome = match segment.open_file() {
-                Some(file) => file.reserve(from, step_bytes).await,
+                Some(file) => log.pool.reserve(&file, from, step_bytes).await,
                 None => Ok(()),
             };
             log.state.borrow_mut().extending = false;
@@ -384,7 +388,18 @@ impl Log {
         let (log, work) = (self.clone(), self.work());
         rt::spawn(async move {
             let _work = work;
-            match log.disk.rename(from, to.clone(), true).await {
+            let outcome = loop {
+                match log.disk.rename(from.clone(), to.clone(), true).await {
+                    // No block for a longer directory: nothing was done, and nothing is acknowledged meanwhile.
+                    Err(error) if error.kind() == std::io::ErrorKind::StorageFull && !log.closed.get() => {
+                        tracing::warn!("cannot name segment {} yet: {error}", to.display());
+                        let _ = log.pool.give_up_one().await;
+                        rt::sleep_ms(NO_ROOM_PAUSE_MS).await;
+                    }
+                    outcome => break outcome,
+                }
+            };
+            match outcome {
                 Ok(()) => {
                     segment.set_path(&to);
                     segment.named.set(true);

@@ -198,6 +198,21 @@ pub fn data_end(file: &fs::File) -> io::Result<u64> {
     Ok(end.min(length))
 }
 
+/// Bytes that the file system below `path` still has for this process; blocking.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: a zeroed statvfs is valid, the path is a C string, and the call only fills the structure.
+    let (code, stat) = unsafe {
+        let mut stat: libc::statvfs = std::mem::zeroed();
+        (libc::statvfs(path.as_ptr(), &mut stat), stat)
+    };
+    if code != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// Replaces `path` with `bytes` atomically and durably; blocking.
 pub fn write_small_blocking(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::io::Write;

@@ -313,7 +313,7 @@ impl Log {
                 return;
             }
             if let LogError::Failed(text) = &error {
-                tracing::error!(partition = %self.name, "{text}; the partition stops acknowledging and serves reads only");
+                tracing::error!(partition = %self.name, "{text}; the partition stops acknowledging and serves reads only. Look at the disk (dmesg), then restart the broker");
             }
             state.failed = Some(error.clone());
             state.commit.fail_all(&error);

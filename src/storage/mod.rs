@@ -40,7 +40,7 @@ pub use cleaner::{Cleaner, CleanerConfig};
 pub use compaction::Dirtiness;
 pub use compaction_rewrite::PassStats;
 pub use disk::{Disk, DiskFile, IoFuture};
-pub use disk_dma::{DmaDisk, probe as probe_disk, write_small_blocking};
+pub use disk_dma::{DmaDisk, free_bytes, probe as probe_disk, write_small_blocking};
 pub use group_commit::{AckResult, FlushRounds};
 pub use index::SegmentSummary;
 pub use landing::{Incoming, Landing};

@@ -154,12 +154,39 @@ impl SegmentPool {
         }
         let path = self.new_path(Stale::UNKNOWN);
         let file = self.disk.open(&path, true).await?;
-        if let Err(error) = file.reserve(0, extent_bytes).await {
+        if let Err(error) = self.reserve(&file, 0, extent_bytes).await {
             drop(file);
             let _ = self.disk.remove(path).await;
             return Err(error);
         }
         Ok((PoolFile { path, size_bytes: extent_bytes }, file))
+    }
+
+    /// [`DiskFile::reserve`]; on a full disk files that wait here make room first.
+    pub async fn reserve(&self, file: &Rc<dyn DiskFile>, from: u64, size: u64) -> io::Result<()> {
+        loop {
+            match file.reserve(from, size).await {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.give_up_one().await => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Removes a file that waits; false when there is none, or it cannot be removed.
+    pub async fn give_up_one(&self) -> bool {
+        let worst = {
+            let mut files = self.files.borrow_mut();
+            let worst = files.iter().enumerate().max_by_key(|(_, file)| file.stale.end).map(|(at, _)| at);
+            worst.and_then(|at| files.remove(at))
+        };
+        let Some(file) = worst else { return false };
+        self.pooled_bytes.set(self.pooled_bytes.get() - file.size_bytes);
+        self.disk.remove(file.path).await.is_ok()
+    }
+
+    /// Where the files lie.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     fn pick(&self, base_offset: i64, first_epoch: i32, size_bytes_max: u64) -> Option<Pooled> {

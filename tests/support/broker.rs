@@ -15,6 +15,7 @@ use super::client::Client;
 /// A directory for one broker's data, and its stderr beside it.
 pub struct DataDir {
     directory: tempfile::TempDir,
+    elsewhere: Option<PathBuf>,
 }
 
 impl DataDir {
@@ -24,12 +25,24 @@ impl DataDir {
             .prefix(&format!("{label}-"))
             .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
             .expect("a directory for the test");
-        DataDir { directory }
+        DataDir { directory, elsewhere: None }
+    }
+
+    /// The same, but with the data in `data`, which lies on a file system of the test's own and is not removed.
+    pub fn with_data_in(label: &str, data: PathBuf) -> DataDir {
+        let mut dir = DataDir::new(label);
+        dir.elsewhere = Some(data);
+        dir
+    }
+
+    /// Beside the data: for what else the test writes.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// The broker's data directory (not made yet).
     pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.elsewhere.clone().unwrap_or_else(|| self.directory.path().join("data"))
     }
 
     /// The directory of one partition.
@@ -68,7 +81,7 @@ impl Drop for DataDir {
 pub struct Options {
     /// `--cores`.
     pub cores: String,
-    /// `--memory`.
+    /// `--memory`; empty for what the broker finds right.
     pub memory: String,
     /// `--listen`.
     pub listen: String,
@@ -76,6 +89,8 @@ pub struct Options {
     pub overrides: Vec<String>,
     /// Ignore SIGXFSZ, so that a file size limit is an error of a write and not the end.
     pub ignore_file_size_signal: bool,
+    /// `cgroup.procs` of the control group that it begins in.
+    pub cgroup: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -86,6 +101,7 @@ impl Default for Options {
             listen: "127.0.0.1:0".to_owned(),
             overrides: vec!["ringlog.segment.pool.bytes=67108864".to_owned()],
             ignore_file_size_signal: false,
+            cgroup: None,
         }
     }
 }
@@ -104,9 +120,20 @@ impl Options {
     }
 
     fn command(&self, data: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringlog"));
+        let mut command = match &self.cgroup {
+            None => Command::new(env!("CARGO_BIN_EXE_ringlog")),
+            Some(processes) => {
+                let mut shell = Command::new("sh");
+                let script = "echo $$ > \"$0\" && exec \"$@\"";
+                shell.args(["-c", script]).arg(processes).arg(env!("CARGO_BIN_EXE_ringlog"));
+                shell
+            }
+        };
         command.arg("serve").arg("--data-dir").arg(data);
-        command.args(["--listen", &self.listen, "--cores", &self.cores, "--memory", &self.memory]);
+        command.args(["--listen", &self.listen, "--cores", &self.cores]);
+        if !self.memory.is_empty() {
+            command.args(["--memory", &self.memory]);
+        }
         for pair in &self.overrides {
             command.args(["--override", pair]);
         }

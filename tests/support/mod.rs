@@ -10,10 +10,18 @@
 
 pub mod batches;
 pub mod broker;
+pub mod cgroup;
 pub mod client;
+pub mod fault_disk;
+pub mod history;
+pub mod judge;
+mod judge_scan;
 pub mod ledger;
 pub mod random;
 pub mod transactions;
+pub mod workload;
+mod workload_group;
+mod workload_txn;
 
 use std::time::{Duration, Instant};
 
