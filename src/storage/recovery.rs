@@ -114,6 +114,7 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
     };
     recovered.directory_exists = true;
     bases.sort_unstable();
+    remove_deleted(directory, &mut bases, recovered.marks.log_start)?;
     let mut expected: Option<i64> = None;
     let mut position = 0;
     let last = bases.len().saturating_sub(1);
@@ -152,6 +153,17 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
         tracing::error!("{report}");
     }
     Ok(recovered)
+}
+
+/// Removes segments that lie wholly below the log start: retention or DeleteRecords has deleted them, in any order, and
+/// a crash came before all files were gone.
+fn remove_deleted(directory: &Path, bases: &mut Vec<(i64, PathBuf)>, log_start: i64) -> io::Result<()> {
+    let gone = bases.windows(2).take_while(|pair| pair[1].0 <= log_start).count();
+    for (base_offset, path) in bases.drain(..gone) {
+        remove_if_there(&path)?;
+        remove_if_there(&directory.join(index_file_name(base_offset)))?;
+    }
+    Ok(())
 }
 
 /// Whether all batches of `segments`, which begin behind a gap, fit into what can be in flight. Writes to a new
