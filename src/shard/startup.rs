@@ -56,6 +56,8 @@ pub struct ShardSetup {
 /// Opens the state of one core; recovers its partitions.
 pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
     let cores = setup.mesh.cores();
+    // A killed process may have made directories whose names are not durable; from here on they are relied upon.
+    std::fs::File::open(&setup.config.data_dir)?.sync_all()?;
     let disk = Rc::new(DmaDisk);
     let pool_directory = setup.config.data_dir.join("pool").join(format!("core-{}", setup.core));
     let pool =

@@ -113,6 +113,11 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
         Err(error) => return Err(error),
     };
     recovered.directory_exists = true;
+    if clean.is_none() {
+        // A killed process may have renamed segments without making their names durable, and from here on what is in
+        // them counts as flushed.
+        File::open(directory)?.sync_all()?;
+    }
     bases.sort_unstable();
     remove_deleted(directory, &mut bases, recovered.marks.log_start)?;
     let mut expected: Option<i64> = None;
