@@ -54,7 +54,7 @@ impl OpenFile {
 }
 
 impl DiskFile for OpenFile {
-    fn write(&self, buffer: Rc<DmaBuffer>, position: u64) -> IoFuture<()> {
+    fn write(&self, buffer: Rc<DmaBuffer>, position: u64, durable: bool) -> IoFuture<()> {
         let (sim, file, path) = (self.sim.clone(), self.file.clone(), self.path.clone());
         Box::pin(async move {
             let number = file.number()?;
@@ -71,7 +71,12 @@ impl DiskFile for OpenFile {
             let now_ms = sim.wall_ms();
             let mut world = sim.world.borrow_mut();
             match outcome {
-                Ok(()) => world.finish_write(number, id, now_ms),
+                Ok(()) => {
+                    world.finish_write(number, id, now_ms);
+                    if durable {
+                        world.keep_write(number, id);
+                    }
+                }
                 Err(_) => world.fail_write(number, id, &mut sim.random.borrow_mut()),
             }
             outcome

@@ -336,6 +336,20 @@ impl World {
         }
     }
 
+    /// A durable write (`O_DSYNC`) has completed: it is kept, and what it was written over before it; nothing else is.
+    pub fn keep_write(&mut self, file: u64, id: u64) {
+        let range = |pending: &Pending| match &pending.change {
+            Change::Write { at, data } => Some((*at, at + data.len() as u64)),
+            Change::Size(_) => None,
+        };
+        let pending = &self.inode(file).pending;
+        let Some((from, to)) = pending.iter().find(|one| one.id == id).and_then(range) else { return };
+        let below =
+            |one: &&Pending| one.done && range(one).is_some_and(|(start, end)| start < to && end > from);
+        let covered: Vec<u64> = pending.iter().filter(below).map(|one| one.id).collect();
+        self.finish_flush(file, &covered);
+    }
+
     /// A flush has failed. Either nothing is lost yet, or what it covered is decided now, and no later flush has
     /// anything to do with it.
     pub fn fail_flush(&mut self, file: u64, covered: &[u64], random: &mut Random) {
