@@ -335,10 +335,10 @@ fn after_error(sim: &Rc<Sim>, works: &[Worked]) -> Result<(), String> {
         return Err(format!("{op:?} of {path} failed, and every log goes on"));
     }
     for work in works {
-        if let Some(failure) = work.log.failure() {
-            if sim.block_on(work.clone().try_append()) {
-                return Err(format!("{} takes appends after {failure}", work.log.name()));
-            }
+        if let Some(failure) = work.log.failure()
+            && sim.block_on(work.clone().try_append())
+        {
+            return Err(format!("{} takes appends after {failure}", work.log.name()));
         }
         let read = read_all(work.log.clone(), work.model.clone());
         sim.block_on(read).map_err(|text| format!("after an error: {text}"))?;

@@ -373,7 +373,7 @@ async fn committed(broker: Rc<Broker>, index: i32) -> Result<Vec<u64>, String> {
                 one.producer_id == batch.producer_id
                     && (one.first_offset..=one.last_offset).contains(&batch.base_offset)
             });
-            if !batch.is_control() && !(batch.is_transactional() && gone) {
+            if !(batch.is_control() || batch.is_transactional() && gone) {
                 for record in record_fields::iterate(&rest[..batch.size_bytes])? {
                     let key = record?.key.unwrap_or_default().try_into().map_err(|_| "a strange key")?;
                     values.push(u64::from_le_bytes(key));
