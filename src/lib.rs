@@ -10,7 +10,9 @@ pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod coordinator;
+pub mod fs;
 pub mod limits;
+pub mod maps;
 pub mod memory;
 pub mod metrics;
 pub mod net;
@@ -19,6 +21,8 @@ pub mod preflight;
 pub mod quota;
 pub mod rt;
 pub mod shard;
+#[cfg(test)]
+mod sim;
 pub mod storage;
 pub mod sync;
 pub mod wire;

@@ -1,7 +1,8 @@
-//! The executor seam: spawning, sleeping and the clock of one core.
+//! The executor seam: spawning, sleeping, blocking work and the clock of one core.
 //!
-//! Owner: the core that calls. Everything above storage uses these functions and never the runtime
-//! itself, so that another executor, or a simulated one, could stand behind them.
+//! Owner: the core that calls. Everything above storage uses these functions and never the runtime itself. In test
+//! builds a simulated executor stands behind them on a thread where a simulation runs (`sim`); the broker's own build
+//! has no trace of it.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -12,16 +13,28 @@ use crate::sync::oneshot;
 
 /// Runs a task on this core until it ends; its panic aborts the process (see `main`).
 pub fn spawn(task: impl Future<Output = ()> + 'static) {
+    #[cfg(test)]
+    if let Some(sim) = crate::sim::current() {
+        return sim.spawn(task);
+    }
     glommio::spawn_local(task).detach();
 }
 
 /// Sleeps without holding the core.
 pub async fn sleep_ms(ms: u64) {
+    #[cfg(test)]
+    if let Some(sim) = crate::sim::current() {
+        return crate::sim::Sleep::new(sim, ms.saturating_mul(1000)).await;
+    }
     glommio::timer::sleep(Duration::from_millis(ms)).await;
 }
 
 /// Gives other tasks of this core a turn.
 pub async fn yield_now() {
+    #[cfg(test)]
+    if let Some(sim) = crate::sim::current() {
+        return crate::sim::Sleep::new(sim, 0).await;
+    }
     glommio::executor().yield_now().await;
 }
 
@@ -46,6 +59,10 @@ thread_local! {
 /// Not glommio's preemption timer: when it fires before the first task of a round has run, glommio takes the round for
 /// an empty one and goes to sleep over tasks that are ready. So this waits until no task is, all but in vain.
 pub async fn yield_if_needed() {
+    #[cfg(test)]
+    if crate::sim::current().is_some() {
+        return yield_now().await;
+    }
     let now = Instant::now();
     if SLICE_BEGAN.get().is_some_and(|began| now.saturating_duration_since(began) < SLICE) {
         return;
@@ -77,11 +94,43 @@ pub async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'stat
     let (promise, result) = oneshot();
     BLOCKING.set(BLOCKING.get() + 1);
     spawn(async move {
-        let value = glommio::executor().spawn_blocking(work).await;
+        let value = run_blocking(work).await;
         BLOCKING.set(BLOCKING.get() - 1);
         promise.fill(value);
     });
     result.wait().await
+}
+
+async fn run_blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    #[cfg(test)]
+    if let Some(sim) = crate::sim::current() {
+        sim.pause(10, 500).await;
+        return work();
+    }
+    glommio::executor().spawn_blocking(work).await
+}
+
+/// Starts a thread of its own beside the cores and runs there what `make` makes, until it ends; the thread may block.
+pub fn beside<F: Future<Output = ()> + 'static>(
+    name: String,
+    make: impl FnOnce() -> F + Send + 'static,
+) -> std::io::Result<()> {
+    #[cfg(test)]
+    if let Some(sim) = crate::sim::current() {
+        sim.spawn(make());
+        return Ok(());
+    }
+    std::thread::Builder::new().name(name).spawn(move || futures_lite::future::block_on(make()))?;
+    Ok(())
+}
+
+/// Memory for direct I/O, of this core.
+pub fn allocate_io_buffer(size_bytes: usize) -> glommio::io::DmaBuffer {
+    #[cfg(test)]
+    if crate::sim::current().is_some() {
+        return glommio::allocate_dma_buffer_global(size_bytes);
+    }
+    glommio::allocate_dma_buffer(size_bytes)
 }
 
 /// Waits until no blocking call of this core is out: an executor that ends earlier loses their answers,
@@ -94,12 +143,29 @@ pub async fn quiesce() {
 
 /// A clock that never jumps, milliseconds: the wall clock as it was when this was first asked, and the time since.
 pub fn steady_ms() -> i64 {
+    #[cfg(test)]
+    if let Some(sim) = crate::sim::current() {
+        return sim.steady_ms();
+    }
     static START: OnceLock<(Instant, i64)> = OnceLock::new();
     let (began, wall_ms) = START.get_or_init(|| (Instant::now(), wall_ms()));
     wall_ms + began.elapsed().as_millis() as i64
 }
 
+/// Now, for measuring how long something takes.
+pub fn now() -> Instant {
+    #[cfg(test)]
+    if let Some(sim) = crate::sim::current() {
+        return sim.instant();
+    }
+    Instant::now()
+}
+
 /// Wall clock, milliseconds since the Unix epoch (Kafka timestamps).
 pub fn wall_ms() -> i64 {
+    #[cfg(test)]
+    if let Some(sim) = crate::sim::current() {
+        return sim.wall_ms();
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

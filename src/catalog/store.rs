@@ -6,7 +6,7 @@
 
 use super::codec::{self, DecodeError};
 use super::snapshot::{Catalog, PRODUCER_ID_BLOCK_SIZE, new_cluster_id};
-use std::fs::{self, File};
+use crate::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -165,7 +165,7 @@ impl CatalogStore {
         file.sync_all()?;
         if self.current_damaged {
             fs::rename(path(CURRENT), path(DAMAGED))?;
-        } else if path(CURRENT).exists() {
+        } else if fs::exists(path(CURRENT)) {
             // A second link, so that the name `catalog` is never without a file.
             remove_if_there(&path(PREVIOUS_NEW))?;
             fs::hard_link(path(CURRENT), path(PREVIOUS_NEW))?;

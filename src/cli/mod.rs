@@ -10,7 +10,7 @@ mod group_reset;
 mod log_dump;
 mod membership;
 mod produce;
-mod serve;
+pub(crate) mod serve;
 mod table;
 mod topic;
 

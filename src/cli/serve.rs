@@ -189,9 +189,9 @@ fn free_ports(any: SocketAddr, count: usize) -> std::io::Result<SocketAddr> {
     Err(std::io::ErrorKind::AddrInUse.into())
 }
 
-type OpenedCatalog = (CatalogStore, Arc<Catalog>, Arc<CleanMark>);
+pub(crate) type OpenedCatalog = (CatalogStore, Arc<Catalog>, Arc<CleanMark>);
 
-fn open_catalog(config: &BrokerConfig) -> Result<OpenedCatalog, Vec<String>> {
+pub(crate) fn open_catalog(config: &BrokerConfig) -> Result<OpenedCatalog, Vec<String>> {
     let meta = config.data_dir.join("meta");
     let (mut store, mut catalog) =
         CatalogStore::open(&meta, config.node_id).map_err(|error| vec![error.to_string()])?;

@@ -4,11 +4,12 @@
 //! to it; the same input gives the same output; `uniform` moves no more partitions than balance asks for.
 //! It must not know epochs or what members hold at the moment: that is reconciliation's work.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
 use super::records::Partitions;
+use crate::maps::HashMap;
 
 /// A member as an assignor sees it.
 #[derive(Clone, Debug)]
@@ -120,7 +121,7 @@ fn uniform(
             }
         }
     }
-    let mut loads = Loads { of: HashMap::new(), order: BTreeSet::new() };
+    let mut loads = Loads { of: HashMap::default(), order: BTreeSet::new() };
     for (at, partitions) in held.iter().enumerate() {
         loads.set(at, partitions.values().map(BTreeSet::len).sum());
     }

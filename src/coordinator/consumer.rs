@@ -8,7 +8,7 @@
 //! It must not do I/O. `consumer_classic` has the members that still speak the classic protocol.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
@@ -19,6 +19,7 @@ use super::records::{CurrentRecord, Key, Partitions, Subscription, encode_epoch,
 use super::state_log::LogRecord;
 use crate::catalog::Catalog;
 use crate::limits::{GROUP_REGEX_BYTES_MAX, GROUP_REGEXES_MAX, REGEX_PROGRAM_BYTES_MAX};
+use crate::maps::HashMap;
 
 /// The epoch with which a member joins.
 pub const JOIN_EPOCH: i32 = 0;

@@ -7,7 +7,7 @@
 //! `consumer*` (the two kinds of groups). It must not know the wire format of requests.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ use super::{Home, InternalTopic};
 use crate::catalog::Catalog;
 use crate::config::BrokerConfig;
 use crate::limits::{GROUP_MEMBERS_MAX, GROUP_TIMER_MS_MAX, GROUPS_PER_PARTITION_MAX};
+use crate::maps::{HashMap, HashSet};
 use crate::rt;
 use crate::shard::Shard;
 use crate::sync::Event;

@@ -6,7 +6,6 @@
 //! It must not write.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::classic::ClassicGroup;
@@ -16,6 +15,7 @@ use super::offsets::{Entry, Offsets};
 use super::records::{Committed, GroupRecord, Key};
 use super::share_group::ShareImage;
 use super::state_log::{RecordProducer, Replayed};
+use crate::maps::HashMap;
 use crate::rt;
 
 /// What the log says about one group.
@@ -31,7 +31,7 @@ struct Image {
 #[derive(Default)]
 struct Loader {
     groups: HashMap<Rc<str>, Image>,
-    pending: HashMap<i64, std::collections::HashSet<Rc<str>>>,
+    pending: HashMap<i64, crate::maps::HashSet<Rc<str>>>,
     unreadable: usize,
 }
 

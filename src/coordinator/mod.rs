@@ -56,6 +56,8 @@ pub struct Coordinators {
     pub groups: groups::Groups,
     /// Transactional ids.
     pub transactions: txn::Transactions,
+    /// Producer ids to hand out.
+    pub producer_ids: producer_ids::Block,
     /// What share groups do with this core's partitions.
     pub share_partitions: share_partition::SharePartitions,
     /// What share groups must not forget.

@@ -4,10 +4,11 @@
 //! one later in the log counts; a pending offset becomes visible by its producer's commit marker alone.
 //! It must not append to the log.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::records::Committed;
+use crate::maps::HashMap;
 
 /// A topic and one of its partitions.
 pub type TopicPartition = (Rc<str>, i32);

@@ -8,23 +8,23 @@ use std::cell::Cell;
 use crate::catalog::PRODUCER_ID_BLOCK_SIZE;
 use crate::shard::Shard;
 
-thread_local! {
-    /// Next id and end of this core's block.
-    static BLOCK: Cell<(i64, i64)> = const { Cell::new((0, 0)) };
-}
+/// A core's block of producer ids: the next one, and where the block ends.
+#[derive(Default)]
+pub struct Block(Cell<(i64, i64)>);
 
 /// A producer id that nobody had; `None` when the catalog cannot be written.
 pub async fn next_producer_id(shard: &Shard) -> Option<i64> {
+    let Block(block) = &shard.coordinators.producer_ids;
     loop {
-        let (next, end) = BLOCK.get();
+        let (next, end) = block.get();
         if next < end {
-            BLOCK.set((next + 1, end));
+            block.set((next + 1, end));
             return Some(next);
         }
         match shard.control.reserve_producer_ids().await {
             // Another task of this core may have got a block meanwhile: keep using that one first.
-            Ok(first) if BLOCK.get() == (next, end) => {
-                BLOCK.set((first, first + PRODUCER_ID_BLOCK_SIZE as i64));
+            Ok(first) if block.get() == (next, end) => {
+                block.set((first, first + PRODUCER_ID_BLOCK_SIZE as i64));
             }
             Ok(_) => {}
             Err(error) => {

@@ -7,7 +7,6 @@
 //! acknowledged is not. It must not know the wire format of requests; `share_read` reads the log for it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::share_groups;
@@ -19,6 +18,7 @@ use crate::limits::{
     GROUP_TIMER_MS_MAX, SHARE_IDLE_MS, SHARE_PARTITIONS_PER_CORE_MAX, SHARE_SWEEP_INTERVAL_MS,
     SHARE_TIMER_MS_MIN,
 };
+use crate::maps::HashMap;
 use crate::partition::Partition;
 use crate::rt;
 use crate::shard::Shard;

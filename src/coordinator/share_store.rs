@@ -6,13 +6,13 @@
 //! It must not know what a state means.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::share_records::{ShareState, StateKey};
 use super::state_log::{LogRecord, Replayed, StateLog, StateLogError};
 use super::{Home, InternalTopic, home_of};
 use crate::limits::{SHARE_STATES_PER_PARTITION_MAX, STATE_LOG_BUSY_PAUSE_MS};
+use crate::maps::HashMap;
 use crate::rt;
 use crate::shard::{LocalFuture, Shard, kafka_uuid};
 use crate::sync::Event;
@@ -132,7 +132,7 @@ pub(super) async fn sweep(shard: &Rc<Shard>) {
 
 impl StatePartition {
     async fn load(self: Rc<Self>) {
-        let found = RefCell::new(HashMap::new());
+        let found = RefCell::new(HashMap::default());
         let unreadable = Cell::new(0usize);
         let outcome = self
             .log

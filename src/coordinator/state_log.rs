@@ -218,7 +218,13 @@ impl StateLog {
         let log = &self.partition.log;
         let epoch = self.partition.leader_epoch();
         let incoming = Incoming::Frame(&mut bytes);
-        match log.append(log.ticket(), incoming, info, epoch, Durability::Flushed, -1).await {
+        let durability = Durability::Flushed;
+        #[cfg(test)]
+        let durability = match crate::sim::planted(crate::sim::Canary::WrittenState) {
+            true => Durability::Written,
+            false => durability,
+        };
+        match log.append(log.ticket(), incoming, info, epoch, durability, -1).await {
             Ok(appended) => match appended.durable.wait().await {
                 Ok(()) => Ok(appended.base_offset),
                 Err(error) => Err(failed(error.to_string())),

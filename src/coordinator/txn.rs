@@ -8,7 +8,7 @@
 //! It must not know Kafka's error codes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use super::txn_record;
 use super::txn_state::{EndStep, InitStep, ProducerKey, TxnError, TxnMetadata, TxnPhase};
 use super::{Home, producer_ids};
 use crate::limits::{TXN_IDS_PER_PARTITION_MAX, TXN_MARKER_RETRY_MS_MAX, TXN_STEP_WAIT_MS};
+use crate::maps::HashMap;
 use crate::rt;
 use crate::shard::{PartitionKey, Shard};
 use crate::sync::Event;
@@ -66,7 +67,7 @@ impl Drop for Turn {
 }
 
 fn deadline() -> Instant {
-    Instant::now() + Duration::from_millis(TXN_STEP_WAIT_MS)
+    rt::now() + Duration::from_millis(TXN_STEP_WAIT_MS)
 }
 
 /// Waits until `condition` holds, at most until `until`; whether it holds.
@@ -74,7 +75,7 @@ async fn within(until: Instant, event: &Event, condition: impl Fn() -> bool) -> 
     if condition() {
         return true;
     }
-    let left = until.saturating_duration_since(Instant::now()).as_millis() as u64;
+    let left = until.saturating_duration_since(rt::now()).as_millis() as u64;
     futures_lite::future::or(event.wait_until(&condition), rt::sleep_ms(left)).await;
     condition()
 }

@@ -3,12 +3,12 @@
 //! Owner: the core. Invariants: one log of a core at a time, overdue ones first, then the dirtiest; a log whose pass
 //! failed is left alone until the next start, because it would fail again. It must not read or write records.
 
-use std::collections::HashSet;
 use std::io;
 use std::rc::Rc;
 
 use super::Shard;
 use crate::config::BrokerConfig;
+use crate::maps::HashSet;
 use crate::partition::Partition;
 use crate::rt;
 use crate::storage::{Cleaner, CleanerConfig};
@@ -32,7 +32,7 @@ impl Shard {
     /// Compaction of this core's logs, over and over.
     pub async fn cleaning(self: Rc<Self>) {
         let Some(cleaner) = self.cleaner.clone() else { return };
-        let mut given_up = HashSet::new();
+        let mut given_up = HashSet::default();
         loop {
             while let Some(partition) = self.dirtiest(&given_up).await {
                 if self.is_stopping() {

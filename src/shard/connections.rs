@@ -5,13 +5,13 @@
 //! kernel spreads connections unevenly. Invariants: an address is in the table as long as it has a connection; a lock
 //! is held for one look-up. It must not be touched by a request.
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::limits::CONNECTION_TABLES;
+use crate::maps::HashMap;
 
 /// Counts of open connections.
 pub struct ConnectionCounts {

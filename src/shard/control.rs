@@ -46,10 +46,10 @@ impl Control {
     /// Starts the control thread over an open catalog.
     pub fn start(mut store: CatalogStore, first: Arc<Catalog>, mesh: Mesh) -> std::io::Result<Control> {
         let (queue, requests) = flume::bounded::<Request>(CONTROL_QUEUE_MAX);
-        std::thread::Builder::new().name("ringlog-control".into()).spawn(move || {
+        rt::beside("ringlog-control".into(), move || async move {
             let mut current = first;
-            while let Ok(request) = requests.recv() {
-                let outcome = change(&mut store, &current, request.plan, &mesh);
+            while let Ok(request) = requests.recv_async().await {
+                let outcome = change(&mut store, &current, request.plan, &mesh).await;
                 if let Ok(next) = &outcome {
                     current = next.clone();
                 }
@@ -78,7 +78,7 @@ impl Control {
     }
 }
 
-fn change(
+async fn change(
     store: &mut CatalogStore,
     current: &Arc<Catalog>,
     plan: Planner,
@@ -103,10 +103,10 @@ fn change(
                 let _ = seen.send(());
             });
         });
-        mesh.send_blocking(core, job);
+        mesh.send(core, job).await;
     }
     drop(seen);
     // Ends when every core has answered, or is gone and has dropped its sender.
-    while all_seen.recv().is_ok() {}
+    while all_seen.recv_async().await.is_ok() {}
     Ok(next)
 }

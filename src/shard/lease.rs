@@ -6,9 +6,9 @@
 //! bounded by its response limit.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 
 use super::mesh::Mesh;
+use crate::maps::HashMap;
 use crate::storage::Slice;
 
 /// Slices lent to other cores.

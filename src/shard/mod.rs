@@ -13,7 +13,6 @@ mod sessions;
 mod startup;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use crate::catalog::{Catalog, Dynamic, ResourceKind, Topic, owner_core};
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::coordinator::Coordinators;
 use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX, ROOM_BYTES_MIN, ROOM_CHECK_MS};
+use crate::maps::HashMap;
 use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
 use crate::quota::Quotas;

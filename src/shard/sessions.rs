@@ -6,9 +6,9 @@
 //! It must not read logs.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 
 use crate::limits::FETCH_SESSION_PARTITIONS_MAX;
+use crate::maps::HashMap;
 use crate::rt;
 use crate::wire::TopicKey;
 use crate::wire::fetch::{FetchPartition, FetchRequest};
@@ -148,7 +148,7 @@ impl Sessions {
         let mut session = Session {
             epoch: 1,
             partitions: Vec::new(),
-            positions: HashMap::new(),
+            positions: HashMap::default(),
             start: 0,
             used_ms: now_ms,
         };

@@ -5,7 +5,6 @@
 //! only describe files as they are; a directory that the catalog does not know is reported, not removed.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -16,10 +15,12 @@ use uuid::Uuid;
 use super::{CleanPartition, ConnectionCounts, Control, Mesh, PartitionKey, Sessions, Shard};
 use crate::catalog::Catalog;
 use crate::config::BrokerConfig;
+use crate::fs;
 use crate::limits::{POOL_PREFILL_BYTES_MAX, READ_AHEAD_BYTES_MAX};
+use crate::maps::HashMap;
 use crate::net::FramePool;
 use crate::storage::{
-    Cleaner, DmaDisk, LogResources, ReadAhead, Recovered, SegmentPool, SegmentSummary, TailCache, recover,
+    Cleaner, LogResources, ReadAhead, Recovered, SegmentPool, SegmentSummary, TailCache, recover, this_disk,
     write_small_blocking,
 };
 use crate::sync::Event;
@@ -56,7 +57,9 @@ pub struct ShardSetup {
 /// Opens the state of one core; recovers its partitions.
 pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
     let cores = setup.mesh.cores();
-    let disk = Rc::new(DmaDisk);
+    // A killed process may have made directories whose names are not durable; from here on they are relied upon.
+    fs::File::open(&setup.config.data_dir)?.sync_all()?;
+    let disk = this_disk();
     let pool_directory = setup.config.data_dir.join("pool").join(format!("core-{}", setup.core));
     let pool =
         SegmentPool::open(disk.clone(), &pool_directory, setup.config.segment_pool_bytes / cores as u64)?;
@@ -127,23 +130,23 @@ impl Shard {
 /// Removes what deletions left, and moves partition directories that belong to no topic of the catalog
 /// out of the way: their records must not turn up in a topic that has got the same name since.
 pub fn set_strays_aside(data_dir: &Path, catalog: &Catalog) -> io::Result<()> {
-    for entry in std::fs::read_dir(data_dir)? {
+    for entry in fs::read_dir(data_dir)? {
         let path = entry?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let metadata = path.join("partition.metadata");
-        if name.ends_with("-stray") || !path.is_dir() {
+        if name.ends_with("-stray") || !fs::metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
             continue;
         }
         if name.ends_with("-delete") {
-            std::fs::remove_dir_all(&path)?;
+            fs::remove_dir_all(&path)?;
             continue;
         }
         let Some((topic, index)) = name.rsplit_once('-') else { continue };
-        if index.parse::<u32>().is_err() || !metadata.exists() && !has_segments(&path)? {
+        if index.parse::<u32>().is_err() || !fs::exists(&metadata) && !has_segments(&path)? {
             continue;
         }
         let known = catalog.topic(topic).map(|topic| super::kafka_uuid(topic.id));
-        let found = std::fs::read_to_string(&metadata).unwrap_or_default();
+        let found = fs::read_to_string(&metadata).unwrap_or_default();
         let found = found.lines().find_map(|line| line.strip_prefix("topic_id: ")).map(str::trim);
         if known.is_some() && (found == known.as_deref() || found.is_none()) {
             continue;
@@ -154,13 +157,13 @@ pub fn set_strays_aside(data_dir: &Path, catalog: &Catalog) -> io::Result<()> {
             path.display(),
             aside.display()
         );
-        std::fs::rename(&path, &aside)?;
+        fs::rename(&path, &aside)?;
     }
     Ok(())
 }
 
 fn has_segments(directory: &Path) -> io::Result<bool> {
-    for entry in std::fs::read_dir(directory)? {
+    for entry in fs::read_dir(directory)? {
         if entry?.path().extension().is_some_and(|extension| extension == "log") {
             return Ok(true);
         }
@@ -192,13 +195,13 @@ pub fn write_clean_mark(data_dir: &Path, partitions: &[CleanPartition]) -> io::R
 /// Reads and removes the mark; `None` when the last stop was not clean.
 pub fn read_clean_mark(data_dir: &Path) -> io::Result<Option<CleanMark>> {
     let path = mark_path(data_dir);
-    let bytes = match std::fs::read(&path) {
+    let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    std::fs::remove_file(&path)?;
-    std::fs::File::open(data_dir.join("meta"))?.sync_all()?;
+    fs::remove_file(&path)?;
+    fs::File::open(data_dir.join("meta"))?.sync_all()?;
     let mark = decode_mark(&bytes);
     if mark.is_none() {
         tracing::error!("{}: damaged; recovering as after a crash", path.display());
@@ -218,7 +221,7 @@ fn decode_mark(bytes: &[u8]) -> Option<CleanMark> {
         Some(head)
     };
     let count = u64::from_le_bytes(take(8)?.try_into().ok()?);
-    let mut mark = CleanMark::new();
+    let mut mark = CleanMark::default();
     for _ in 0..count {
         let id = Uuid::from_slice(take(16)?).ok()?;
         let index = i32::from_le_bytes(take(4)?.try_into().ok()?);

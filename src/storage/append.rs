@@ -114,7 +114,8 @@ impl Log {
                     // nothing is ever written up to the start of an empty segment.
                     let position = state.commit.appended();
                     drop(state);
-                    let durable = self.wait_durable(position, flush_for_ack);
+                    // `flush.messages=1` flushes before every answer, so before this one too.
+                    let durable = self.wait_durable(position, flush_for_ack || config.flush_records == 1);
                     return Ok(Appended { base_offset, log_append_time_ms: timestamp_ms, durable });
                 }
             }

@@ -7,9 +7,11 @@
 
 use std::rc::Rc;
 
-use glommio::io::{DmaBuffer, ReadResult};
+use glommio::io::DmaBuffer;
 
+use super::disk::ReadResult;
 use crate::limits::BLOCK_SIZE;
+use crate::rt;
 
 /// One aligned buffer that can be written to disk and shared with readers at the same time.
 pub struct IoBuf {
@@ -22,7 +24,7 @@ impl IoBuf {
     /// Allocates `capacity` bytes (a multiple of the block size) from this core's I/O memory.
     pub fn allocate(capacity: usize) -> IoBuf {
         assert!(capacity > 0 && capacity.is_multiple_of(BLOCK_SIZE));
-        let mut dma = glommio::allocate_dma_buffer(capacity);
+        let mut dma = rt::allocate_io_buffer(capacity);
         let start = dma.as_mut_ptr();
         assert!((start as usize).is_multiple_of(BLOCK_SIZE));
         IoBuf { dma: Rc::new(dma), start, capacity }

@@ -10,6 +10,7 @@ use std::io;
 use super::compaction_map::KeyMap;
 use super::compaction_rewrite::{self, CleanPlan, CleanedGroup, Pace, PassStats};
 use crate::limits::CLEANER_STEPS_MAX;
+use crate::rt;
 
 /// What a thread tells the core whose log it compacts.
 pub(super) enum Step {
@@ -52,9 +53,9 @@ impl Cleaner {
         let (jobs, queue) = flume::bounded::<Job>(threads);
         for number in 0..threads {
             let queue = queue.clone();
-            std::thread::Builder::new().name(format!("ringlog-clean-{number}")).spawn(move || {
+            rt::beside(format!("ringlog-clean-{number}"), move || async move {
                 lower_priority();
-                for job in queue {
+                while let Ok(job) = queue.recv_async().await {
                     work(job, &config);
                 }
             })?;
@@ -64,7 +65,14 @@ impl Cleaner {
 
     /// Hands a pass over; the steps arrive in the channel. Waits while all threads are busy.
     pub(super) async fn begin(&self, plan: CleanPlan) -> flume::Receiver<Step> {
+        #[cfg(not(test))]
         let (steps, received) = flume::bounded(CLEANER_STEPS_MAX);
+        // In a simulation the thread is a task, which must not block the one that takes the steps.
+        #[cfg(test)]
+        let (steps, received) = match crate::sim::current() {
+            Some(_) => flume::unbounded(),
+            None => flume::bounded(CLEANER_STEPS_MAX),
+        };
         // The threads live as long as the queue does.
         let _ = self.jobs.send_async(Job { plan, steps }).await;
         received
@@ -90,6 +98,10 @@ fn work(job: Job, config: &CleanerConfig) {
 
 /// Lets everything else go first: processor and disk.
 fn lower_priority() {
+    #[cfg(test)]
+    if crate::sim::current().is_some() {
+        return;
+    }
     const IOPRIO_WHO_PROCESS: libc::c_int = 1;
     const IOPRIO_BEST_EFFORT_LOWEST: libc::c_int = 2 << 13 | 7;
     // SAFETY: plain system calls about the calling thread (id 0); a refusal changes nothing.

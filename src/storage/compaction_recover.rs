@@ -14,13 +14,13 @@
 //! after it the new one. Every step below can be repeated. It must not remove an old segment unless the new one is
 //! whole.
 
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::compaction_rewrite::{cleaned_index_name, cleaned_name};
 use super::index::SegmentSummary;
 use super::segment::{file_name, index_file_name};
+use crate::fs::{self, File};
 
 /// The name of an index file whose segment is about to take its place.
 pub fn swap_name(base_offset: i64) -> String {
@@ -128,7 +128,7 @@ fn finish(
         }
     }
     let cleaned = directory.join(cleaned_name(base));
-    if cleaned.exists() {
+    if fs::exists(&cleaned) {
         fs::rename(&cleaned, directory.join(file_name(base)))?;
     }
     sync(directory)?;
@@ -146,10 +146,10 @@ fn undo(
     reports: &mut Vec<String>,
 ) -> io::Result<()> {
     let cleaned = directory.join(cleaned_name(base));
-    if cleaned.exists() {
+    if fs::exists(&cleaned) {
         for (old, path) in &found.retired {
             let name = directory.join(file_name(*old));
-            if !name.exists() {
+            if !fs::exists(&name) {
                 fs::rename(path, &name)?;
             }
         }

@@ -11,10 +11,7 @@
 //! never has the one without the other. A batch whose checksum is wrong ends the pass; one that cannot be decompressed
 //! within the limits stays as it is. It must not delete or rename a segment.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,7 +20,9 @@ use super::index::SegmentSummary;
 use super::producers::Producers;
 use super::segment::index_file_name;
 use super::transactions::{AbortedTransaction, Transactions};
+use crate::fs::{self, File, FileExt};
 use crate::limits::{CLEANER_FLUSH_BYTES, CLEANER_READ_BYTES};
+use crate::maps::{HashMap, HashSet};
 use crate::wire::batch_filter::{KeyedRecord, OpenBatch, with_horizon, without_records};
 use crate::wire::control_batch;
 use crate::wire::record_batch::{self, BATCH_HEADER_SIZE, BatchInfo};
@@ -150,7 +149,7 @@ pub fn run(
         if let Err(error) = outcome {
             let base_offset = group[0].base_offset;
             for name in [cleaned_name(base_offset), cleaned_index_name(base_offset)] {
-                let _ = std::fs::remove_file(plan.directory.join(name));
+                let _ = fs::remove_file(plan.directory.join(name));
             }
             return Err(error);
         }
@@ -234,7 +233,7 @@ enum Verdict {
 
 impl<'a> Pass<'a> {
     fn new(plan: &'a CleanPlan, map: KeyMap, pace: &'a mut Pace) -> Pass<'a> {
-        let mut aborted: HashMap<i64, Vec<(i64, i64)>> = HashMap::new();
+        let mut aborted: HashMap<i64, Vec<(i64, i64)>> = HashMap::default();
         for one in &plan.aborted {
             aborted.entry(one.producer_id).or_default().push((one.first_offset, one.last_offset));
         }
@@ -246,8 +245,8 @@ impl<'a> Pass<'a> {
             safe_to_forget: true,
             stats: PassStats::default(),
             aborted,
-            alive: HashSet::new(),
-            markers_gone: HashSet::new(),
+            alive: HashSet::default(),
+            markers_gone: HashSet::default(),
         }
     }
 
@@ -321,7 +320,7 @@ impl<'a> Pass<'a> {
         let bases: Vec<i64> = group.iter().map(|segment| segment.base_offset).collect();
         if !changed {
             drop(out);
-            std::fs::remove_file(&path)?;
+            fs::remove_file(&path)?;
             return Ok(Some(CleanedGroup { bases, summary: None }));
         }
         let next_offset = group.last().map_or(base_offset, |segment| segment.next_offset);
@@ -446,7 +445,7 @@ fn note_keys(map: &mut KeyMap, batch: &[u8], from: i64) -> Option<i64> {
 }
 
 fn index_of(directory: &Path, segment: &CleanSegment) -> Option<SegmentSummary> {
-    let bytes = std::fs::read(directory.join(index_file_name(segment.base_offset))).ok()?;
+    let bytes = fs::read(directory.join(index_file_name(segment.base_offset))).ok()?;
     SegmentSummary::decode(&bytes).ok().filter(|known| known.next_offset == segment.next_offset)
 }
 

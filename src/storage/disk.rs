@@ -13,10 +13,30 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use glommio::io::DmaBuffer;
-pub use glommio::io::ReadResult;
 
 /// A boxed future of one disk operation.
 pub type IoFuture<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
+
+/// The bytes that a read has brought, in memory of their own.
+pub enum ReadResult {
+    /// From the real disk.
+    Dma(glommio::io::ReadResult),
+    /// From a simulated one.
+    #[cfg(test)]
+    Simulated(Vec<u8>),
+}
+
+impl std::ops::Deref for ReadResult {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            ReadResult::Dma(read) => read,
+            #[cfg(test)]
+            ReadResult::Simulated(bytes) => bytes,
+        }
+    }
+}
 
 /// One open segment file.
 pub trait DiskFile {

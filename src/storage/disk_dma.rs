@@ -5,22 +5,31 @@
 //! write is an error. Nothing here runs a blocking system call on the core's own thread.
 
 use std::cell::RefCell;
-use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::OnceLock;
 
-use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
+use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
 
-use super::disk::{Disk, DiskFile, IoFuture};
+use super::disk::{Disk, DiskFile, IoFuture, ReadResult};
+use crate::fs;
 use crate::limits::{REMOVAL_PAUSE, REMOVAL_STEP_BYTES, REMOVALS_MAX};
 use crate::metrics::{self, Counter};
 use crate::rt::blocking as off_core;
 
 /// Direct I/O through this core's io_uring.
 pub struct DmaDisk;
+
+/// The disk of this core: the real one, or that of the simulation that runs here.
+pub fn this_disk() -> Rc<dyn Disk> {
+    #[cfg(test)]
+    if crate::sim::current().is_some() {
+        return Rc::new(crate::sim::SimDisk);
+    }
+    Rc::new(DmaDisk)
+}
 
 #[derive(Clone)]
 struct OpenFile {
@@ -74,7 +83,7 @@ impl DiskFile for OpenFile {
         Box::pin(async move {
             metrics::add(Counter::DiskReads, 1);
             metrics::add(Counter::DiskReadBytes, size as u64);
-            plain(file.read_at_aligned(position, size).await).map(Rc::new)
+            plain(file.read_at_aligned(position, size).await).map(|read| Rc::new(ReadResult::Dma(read)))
         })
     }
 
@@ -179,6 +188,11 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 /// Where the last written bytes of a file end: behind them lie only extents that are reserved and read as zeros, which
 /// a scan of ten thousand idle partitions need not read. The file's length where the file system does not say.
 pub fn data_end(file: &fs::File) -> io::Result<u64> {
+    #[cfg(test)]
+    let file = match file {
+        fs::File::Real(file) => file,
+        fs::File::Sim(file) => return file.data_end(),
+    };
     let length = file.metadata()?.len();
     // SAFETY: plain system calls on a descriptor that `file` keeps open; nobody uses its file offset.
     let seek = |from: u64, whence| unsafe { libc::lseek(file.as_raw_fd(), from as i64, whence) };
@@ -230,7 +244,7 @@ impl Disk for DmaDisk {
         Box::pin(async move {
             // glommio looks the path up again after opening it and panics when it is gone, as a segment
             // is that retention renames meanwhile. A descriptor's own path cannot go.
-            let open = move || fs::File::options().read(true).write(true).create(create).open(&path);
+            let open = move || std::fs::File::options().read(true).write(true).create(create).open(&path);
             let held = off_core(open).await?;
             let file = open_again(&held, 0).await?;
             drop(held);

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::log::{Log, LogError};
+use crate::fs;
 
 /// The file's name.
 pub(super) const MARKS_FILE: &str = "marks";
@@ -53,7 +54,7 @@ impl Marks {
 
     /// The marks of the log in `directory`; `None` for a damaged file. Blocking: start-up only.
     pub fn read(directory: &Path) -> io::Result<Option<Marks>> {
-        match std::fs::read(directory.join(MARKS_FILE)) {
+        match fs::read(directory.join(MARKS_FILE)) {
             Ok(bytes) => Ok(Marks::decode(&bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Marks::default())),
             Err(error) => Err(error),

@@ -3,11 +3,12 @@
 //! Owner: the partition's log. Invariants: at most `PRODUCERS_PER_PARTITION_MAX` producers and
 //! `PRODUCER_BATCHES_KEPT` batches each; state moves only together with an append. It must not do I/O.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::index::{ProducerBatch, ProducerEntry};
 use super::transactions::ProducerState;
 use crate::limits::{PRODUCER_BATCHES_KEPT, PRODUCERS_PER_PARTITION_MAX};
+use crate::maps::HashMap;
 use crate::wire::record_batch::BatchInfo;
 
 /// All producers that a partition remembers.

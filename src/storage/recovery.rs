@@ -12,9 +12,7 @@
 //! What was scanned is flushed. It must not delete anything that it has not saved.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -26,6 +24,7 @@ use super::producers::Producers;
 use super::segment::{Segment, index_file_name};
 use super::tail::block_floor;
 use super::transactions::Transactions;
+use crate::fs::{self, File, FileExt};
 use crate::limits::PARTITION_BACKLOG_BYTES_MAX;
 use crate::wire::control_batch::{self, Marker};
 use crate::wire::record_batch::{self, BATCH_HEADER_SIZE, BatchInfo, TimestampType};
@@ -100,7 +99,7 @@ struct Scanned {
 /// Loads the partition in `directory`, whose leader epochs in the catalog are `reign`.
 pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Result<Recovered> {
     let mut recovered = Recovered { reign, ..Recovered::default() };
-    if directory.exists() {
+    if fs::exists(directory) {
         finish_swaps(directory, &mut recovered.reports)?;
         recovered.marks = Marks::read(directory)?.unwrap_or_else(|| {
             recovered.reports.push(format!("{}: marks are damaged; taken for none", directory.display()));
@@ -113,7 +112,13 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
         Err(error) => return Err(error),
     };
     recovered.directory_exists = true;
+    if clean.is_none() {
+        // A killed process may have renamed segments without making their names durable, and from here on what is in
+        // them counts as flushed.
+        File::open(directory)?.sync_all()?;
+    }
     bases.sort_unstable();
+    remove_deleted(directory, &mut bases, recovered.marks.log_start)?;
     let mut expected: Option<i64> = None;
     let mut position = 0;
     let last = bases.len().saturating_sub(1);
@@ -134,7 +139,7 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
         segment.adopt(&scan.summary);
         segment.sealed.set(at != last);
         segment.created_ms.set(created_ms(path));
-        let file_size = std::fs::metadata(path)?.len();
+        let file_size = fs::metadata(path)?.len();
         segment.allocated_bytes.set(block_floor(file_size).max(block_floor(scan.summary.size_bytes)));
         position = super::tail::block_ceil(segment.end_position());
         expected = Some(scan.summary.next_offset);
@@ -152,6 +157,17 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
         tracing::error!("{report}");
     }
     Ok(recovered)
+}
+
+/// Removes segments that lie wholly below the log start: retention or DeleteRecords has deleted them, in any order, and
+/// a crash came before all files were gone.
+fn remove_deleted(directory: &Path, bases: &mut Vec<(i64, PathBuf)>, log_start: i64) -> io::Result<()> {
+    let gone = bases.windows(2).take_while(|pair| pair[1].0 <= log_start).count();
+    for (base_offset, path) in bases.drain(..gone) {
+        remove_if_there(&path)?;
+        remove_if_there(&directory.join(index_file_name(base_offset)))?;
+    }
+    Ok(())
 }
 
 /// Whether all batches of `segments`, which begin behind a gap, fit into what can be in flight. Writes to a new
@@ -180,7 +196,7 @@ fn set_aside(directory: &Path, segments: &[(i64, PathBuf)], recovered: &mut Reco
     // The newest first: a second crash on the way leaves the gap where it was.
     for (base_offset, path) in segments.iter().rev() {
         let saved = path.with_extension("cut-0");
-        std::fs::rename(path, &saved)?;
+        fs::rename(path, &saved)?;
         remove_if_there(&directory.join(index_file_name(*base_offset)))?;
         recovered.reports.push(format!(
             "{}: begins at offset {base_offset}, but the log ends at {end}: what was written last did not all reach \
@@ -196,7 +212,7 @@ fn set_aside(directory: &Path, segments: &[(i64, PathBuf)], recovered: &mut Reco
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -251,7 +267,7 @@ fn position_of(segments: &VecDeque<Rc<Segment>>, offset: i64) -> u64 {
 
 fn list_segments(directory: &Path) -> io::Result<Vec<(i64, PathBuf)>> {
     let mut bases = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
+    for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let base = path
             .file_name()
@@ -266,7 +282,7 @@ fn list_segments(directory: &Path) -> io::Result<Vec<(i64, PathBuf)>> {
 }
 
 fn created_ms(path: &Path) -> i64 {
-    std::fs::metadata(path)
+    fs::metadata(path)
         .and_then(|metadata| metadata.modified())
         .ok()
         .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
@@ -296,7 +312,7 @@ fn load_segment(
         // Appends may have followed what it describes, and will.
         remove_if_there(&index_path)?;
     }
-    let indexed = std::fs::read(&index_path)
+    let indexed = fs::read(&index_path)
         .ok()
         .and_then(|bytes| SegmentSummary::decode(&bytes).ok())
         .filter(|summary| summary.size_bytes <= file_size);
@@ -411,6 +427,10 @@ impl<'a> Scanner<'a> {
     }
 
     fn accepts(&self, batch: &BatchInfo) -> bool {
+        #[cfg(test)]
+        if crate::sim::planted(crate::sim::Canary::StaleBatches) {
+            return true;
+        }
         let in_place = batch.base_offset == self.expected_offset
             || self.gaps && batch.base_offset > self.expected_offset;
         in_place && self.is_ours(batch)

@@ -1,7 +1,8 @@
 //! Retention by size, time and DeleteRecords, and the end of a log: files go back to the pool.
 //!
 //! Owner: one log. Invariants: only sealed segments wholly below the high watermark are deleted, oldest
-//! first; a file is given away only when no read holds its segment; the log start offset only rises.
+//! first; a file is given away only when no read holds its segment, and the new log start is on disk; the log start
+//! offset only rises.
 //! An active segment that is due although nothing is appended any more is rolled first.
 //! It must not unlink on the core's thread.
 
@@ -21,16 +22,37 @@ impl Log {
     /// the pool.
     pub async fn apply_retention(self: &Rc<Self>, now_ms: i64) {
         let config = *self.config.borrow();
-        loop {
-            let Some(segment) = self.detach_expired(now_ms, &config) else { return };
+        let mut gone = Vec::new();
+        while let Some(segment) = self.detach_expired(now_ms, &config) {
             tracing::info!(
                 partition = %self.name,
                 base_offset = segment.base_offset,
                 next_offset = segment.next_offset.get(),
                 "segment deleted by retention"
             );
+            gone.push(segment);
+        }
+        if gone.is_empty() {
+            return;
+        }
+        let log = self.clone();
+        rt::spawn(async move { log.release_segments(gone).await });
+    }
+
+    /// Gives files away, in whatever order their readers let go of them. The new start must be on disk before: a start
+    /// that finds an older segment and misses a younger one would take all behind the gap for torn writes.
+    async fn release_segments(self: Rc<Self>, gone: Vec<Rc<Segment>>) {
+        let start = self.log_start_offset();
+        let marked = self.raise_marks(|marks| marks.log_start = start).await;
+        for segment in gone {
             let log = self.clone();
-            rt::spawn(async move { log.release_segment(segment).await });
+            match marked {
+                Ok(()) => rt::spawn(async move { log.release_segment(segment).await }),
+                // Their directory has moved, and goes with all that is in it.
+                Err(LogError::Deleted) => return,
+                // A full disk must not keep the files that would make room: the oldest first, one after another.
+                Err(_) => log.release_segment(segment).await,
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::disk::{Disk, DiskFile};
+use crate::fs;
 use crate::limits::{BLOCK_SIZE, CHUNK_SIZE_MAX, POOL_FILE_BYTES, POOL_FILES_MAX};
 use crate::rt;
 use crate::storage::buffer::IoBuf;
@@ -85,11 +86,11 @@ fn name_of(number: u64, stale: Stale) -> String {
 impl SegmentPool {
     /// Opens the pool in `directory`, taking up the files that an earlier run left. Blocking: start-up only.
     pub fn open(disk: Rc<dyn Disk>, directory: &Path, capacity_bytes: u64) -> io::Result<Rc<SegmentPool>> {
-        std::fs::create_dir_all(directory)?;
+        fs::create_dir_all(directory)?;
         let mut files = VecDeque::new();
         let mut pooled_bytes = 0;
         let mut next_number = 0;
-        for entry in std::fs::read_dir(directory)? {
+        for entry in fs::read_dir(directory)? {
             let entry = entry?;
             let size_bytes = entry.metadata()?.len();
             match entry.file_name().to_str().and_then(parse_name) {
@@ -102,7 +103,7 @@ impl SegmentPool {
                     pooled_bytes += size_bytes;
                     files.push_back(Pooled { path: entry.path(), size_bytes, stale });
                 }
-                _ => std::fs::remove_file(entry.path())?,
+                _ => fs::remove_file(entry.path())?,
             }
         }
         Ok(Rc::new(SegmentPool {

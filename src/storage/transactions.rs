@@ -7,10 +7,11 @@
 //! Invariants: `open` holds one transaction for each producer of `by_producer` and those of `ending`; `aborted` rises
 //! by the offset of the marker. It must not do I/O or know the coordinator.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::log::{Log, LogState};
 use crate::limits::TXN_VERIFICATIONS_PER_PARTITION_MAX;
+use crate::maps::HashMap;
 use crate::wire::control_batch::Marker;
 use crate::wire::record_batch::BatchInfo;
 
@@ -221,7 +222,7 @@ impl Transactions {
 
     /// Producers of transactions, for an index file or the clean-shutdown mark.
     pub(super) fn snapshot(&self) -> Vec<TransactionalProducer> {
-        let mut all: HashMap<i64, TransactionalProducer> = HashMap::new();
+        let mut all: HashMap<i64, TransactionalProducer> = HashMap::default();
         for (id, (epoch, coordinator_epoch)) in &self.coordinator_epochs {
             let (epoch, coordinator_epoch) = (*epoch, *coordinator_epoch);
             let state =

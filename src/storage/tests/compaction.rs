@@ -1,11 +1,12 @@
 //! Compaction of seeded random logs, held against a model: every record that should be there is, at its offset and
 //! with its bytes, and none that should not; after a crash at every step of every swap as well.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use super::random::Random;
+use crate::maps::HashMap;
 use crate::storage::compaction_map::KeyMap;
 use crate::storage::compaction_recover::{Rename, finish_swaps, swap_steps};
 use crate::storage::compaction_rewrite::{CleanPlan, CleanSegment, CleanedGroup, Pace, run};
@@ -54,7 +55,7 @@ impl Model {
         for (offset, record) in found {
             assert_eq!(self.written.get(offset), Some(record), "{context}: offset {offset}");
         }
-        let mut last: HashMap<&[u8], i64> = HashMap::new();
+        let mut last: HashMap<&[u8], i64> = HashMap::default();
         for (offset, record) in self.written.range(..clean_end) {
             last.insert(&record.0, *offset);
         }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::storage::marks::Marks;
 use crate::storage::recovery::{Recovered, Reign, recover};
 use crate::storage::segment::file_name;
 use crate::wire::batch_builder::BatchBuilder;
@@ -325,6 +326,22 @@ fn a_segment_missing_before_more_than_could_be_in_flight_stays_a_gap() {
 /// A topic gets a file that another one filled with batches of the same sizes and offsets: wherever writes are
 /// missing, an old batch lies at the exact place, with the exact offset and a good checksum, and intact old batches
 /// follow. Only the epochs tell them apart.
+/// Found by the simulator. Retention gave the files of several segments away in whatever order their readers let go of
+/// them. After a crash in between the oldest was still there and a younger one was not; the start took the gap for
+/// torn writes and set the whole log behind it aside.
+#[test]
+fn what_is_left_of_deleted_segments_takes_nothing_else_with_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let paths = write_segments(directory.path(), &[4, 4, 4, 4], 100);
+    fs::remove_file(&paths[1]).expect("a segment");
+    let marks = Marks { log_start: 8, ..Marks::default() };
+    fs::write(directory.path().join("marks"), marks.encode()).expect("the marks");
+    let recovered = recovered_from(directory.path());
+    assert_eq!((recovered.log_start_offset, recovered.log_end_offset), (8, 16), "{:?}", recovered.reports);
+    assert!(recovered.reports.is_empty(), "{:?}", recovered.reports);
+    assert!(!paths[0].exists(), "it was deleted");
+}
+
 #[test]
 fn stale_batches_that_line_up_exactly_are_never_data() {
     const FIRST: i32 = 9;

@@ -1,0 +1,8 @@
+//! Runs of the simulator. A failure prints its seed; `./scripts/simulate --seeds N..N+1` runs it again, step by step
+//! the same.
+
+mod faults;
+mod life;
+mod log_runs;
+mod model;
+mod shards;
