@@ -82,7 +82,8 @@ fn is_unset(catalog: &Catalog, resource: &DescribeConfigsResource) -> bool {
 }
 
 fn too_many_defaults() -> ItemError {
-    let message = format!("one request describes at most {DESCRIBED_DEFAULTS_MAX} resources without a setting");
+    let message =
+        format!("one request describes at most {DESCRIBED_DEFAULTS_MAX} resources without a setting");
     ItemError::new(ResponseError::InvalidRequest, message)
 }
 

@@ -243,7 +243,8 @@ impl GroupPartition {
             (Some(topics), _) => {
                 // Once each: what a client committed with an offset may be a thousand times larger than the question.
                 let mut seen = HashSet::new();
-                let all = topics.iter().flat_map(|(topic, list)| list.iter().map(|index| (topic.as_str(), *index)));
+                let all =
+                    topics.iter().flat_map(|(topic, list)| list.iter().map(|index| (topic.as_str(), *index)));
                 all.filter(|place| seen.insert(*place)).map(|(topic, index)| one(topic, index)).collect()
             }
             (None, Some(group)) => group.offsets.iter().map(|(place, _)| one(&place.0, place.1)).collect(),

@@ -10,6 +10,7 @@ use super::input::Input;
 use super::memory;
 use crate::wire::batch_builder::{BatchBuilder, reseal};
 use crate::wire::batch_filter::{OpenBatch, with_horizon, without_records};
+use crate::wire::recompress::{recompress, unpack};
 use crate::wire::record_batch::{
     AppendLimits, BATCH_HEADER_SIZE, Compression, crc_ok, parse_header, parse_whole, patch,
     patch_log_append_time, validate_for_append,
@@ -18,7 +19,6 @@ use crate::wire::records::{
     self, DECOMPRESSED_BYTES_MAX, DECOMPRESSED_RATIO_FREE_BYTES, DECOMPRESSED_RATIO_MAX, Records,
     SNAPPY_BLOCK_BYTES_MAX, ZSTD_WINDOW_BYTES_MAX,
 };
-use crate::wire::recompress::{recompress, unpack};
 use crate::wire::{control_batch, record_fields};
 
 const CODECS: [Compression; 5] =
@@ -63,7 +63,8 @@ fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
 
 /// A batch as a producer could have made it.
 pub(super) fn built(input: &mut Input<'_>) -> Vec<u8> {
-    let mut builder = BatchBuilder::new().compression(input.pick(&CODECS)).base_offset(i64::from(input.byte()));
+    let mut builder =
+        BatchBuilder::new().compression(input.pick(&CODECS)).base_offset(i64::from(input.byte()));
     if input.rarely() {
         builder = builder.xerial();
     }
@@ -168,7 +169,10 @@ fn rebuilt(batch: &[u8]) {
     for horizon in [None, Some(1_000)] {
         let built = open.build(horizon);
         let info = parse_whole(&built).expect("a rebuilt batch is one");
-        assert_eq!((info.base_offset, info.last_offset()), (open.info().base_offset, open.info().last_offset()));
+        assert_eq!(
+            (info.base_offset, info.last_offset()),
+            (open.info().base_offset, open.info().last_offset())
+        );
         assert_eq!(info.record_count as usize, kept.len());
         let mut again = OpenBatch::new(&built).expect("and can be opened");
         for expected in &kept {

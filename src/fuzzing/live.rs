@@ -227,14 +227,12 @@ impl Client {
         let drained = move || -> Pin<Box<dyn Future<Output = ()>>> {
             Box::pin(async move { answered.wait_until(|| pending.get() == 0).await })
         };
-        let handled = or(
-            async { Some(api::handle(&self.context, Frame::Small(&mut frame), drained).await) },
-            async {
+        let handled =
+            or(async { Some(api::handle(&self.context, Frame::Small(&mut frame), drained).await) }, async {
                 rt::sleep_ms(HANDLE_MS_MAX).await;
                 None
-            },
-        )
-        .await;
+            })
+            .await;
         let peak = memory::peak_since(before);
         let what = format!("api {api} v{version}, a frame of {} bytes", frame.len());
         assert!(peak <= bytes_max, "{what}: {peak} bytes allocated");

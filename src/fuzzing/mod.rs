@@ -13,9 +13,9 @@ mod live;
 mod live_requests;
 pub mod memory;
 mod recovery;
-pub mod requests;
 #[cfg(test)]
 mod replay;
+pub mod requests;
 mod state;
 
 pub use memory::Counting;

@@ -36,7 +36,10 @@ pub fn run(bytes: &[u8]) {
     check(&first);
     let second = start().expect("a second start finds what the first one left");
     check(&second);
-    assert_eq!((second.log_start_offset, second.log_end_offset), (first.log_start_offset, first.log_end_offset));
+    assert_eq!(
+        (second.log_start_offset, second.log_end_offset),
+        (first.log_start_offset, first.log_end_offset)
+    );
     assert_eq!(second.segments.len(), first.segments.len());
     assert_eq!(second.partial, first.partial);
     let cut = second.reports.iter().find(|report| report.contains("cut at"));

@@ -141,7 +141,8 @@ fn state_seeds() -> Vec<Vec<u8>> {
     };
     let committed =
         Committed { offset: 5, leader_epoch: 1, metadata: "x".into(), commit_ms: 9, expire_ms: -1 };
-    let subscription = Subscription { topics: vec![text("t")], regex: Some(text("a.*")), ..Default::default() };
+    let subscription =
+        Subscription { topics: vec![text("t")], regex: Some(text("a.*")), ..Default::default() };
     let share = ShareSubscription { topics: vec![text("t")], ..ShareSubscription::default() };
     let consumer = ConsumerSubscription { topics: vec![text("t")], ..ConsumerSubscription::default() };
     let catalog = br#"{"cluster_id":"x","node_id":1,"sequence":4,"leader_epoch":2,"next_producer_id":0,"topics":

@@ -69,14 +69,18 @@ fn catalog_changes(input: &mut Input<'_>) {
         };
         let partition_count = usize::from(input.word()) >> input.below(16);
         let change = match input.below(9) {
-            0 => CatalogChange::CreateTopic { name, id, partition_count, configs, created_ms: input.number() },
+            0 => {
+                CatalogChange::CreateTopic { name, id, partition_count, configs, created_ms: input.number() }
+            }
             1 => CatalogChange::DeleteTopic { id },
             2 => CatalogChange::CreatePartitions { id, partition_count },
             3 => CatalogChange::SetTopicConfigs { id, configs },
             4 => CatalogChange::BumpLeaderEpoch,
             5 => CatalogChange::ReserveProducerIds(input.number() as u64),
             6 => CatalogChange::SetConfigs { kind: ResourceKind::Group, name, configs },
-            7 => CatalogChange::SetQuotas { entity: [("user".to_owned(), Some(name))].into(), values: configs },
+            7 => {
+                CatalogChange::SetQuotas { entity: [("user".to_owned(), Some(name))].into(), values: configs }
+            }
             _ => CatalogChange::SetFeatureLevel { name, level: input.word() as i16 },
         };
         let before = catalog.sequence;
