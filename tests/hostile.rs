@@ -146,6 +146,38 @@ fn fetchers_that_never_read() {
     });
 }
 
+/// The answers of a peer that reads nothing hold memory: it is hung up on like one that says nothing, which it would
+/// not be without this, because it is owed something.
+#[test]
+fn a_peer_that_never_reads_is_hung_up_on() {
+    let dir = DataDir::new("hung-up");
+    let broker = Broker::start(&dir, &Options::default().with("connections.max.idle.ms", "1500"));
+    let mut client = broker.connect();
+    client.create("large", 1, &[]);
+    for number in 0..12 {
+        client.append("large", 0, 1, &batches::batch(&format!("l{number}"), 1, 900_000));
+    }
+    let request = client::fetch_request(&[("large", 0, 0)], 0, 1, 16 << 20);
+    let frame = client::frame_of(1, FETCH_VERSION, &request);
+    let mut deaf = socket(broker.port).expect("connected");
+    support::eventually("the broker hangs up", || {
+        let gone = matches!(deaf.write(&frame), Err(error) if error.kind() != std::io::ErrorKind::WouldBlock);
+        gone.then_some(())
+    });
+    // Who reads slowly is not: each piece is progress.
+    let mut slow = socket(broker.port).expect("connected");
+    slow.set_read_timeout(Some(support::PATIENCE)).expect("time-out");
+    slow.write_all(&frame).expect("sent");
+    let mut left = 10 << 20;
+    while left > 0 {
+        let count = slow.read(&mut vec![0; 1 << 20]).expect("the broker goes on sending");
+        assert!(count > 0, "hung up on a reader");
+        left -= count.min(left);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    broker.stop();
+}
+
 /// Requests of every kind, one behind the other, and no look at the answers.
 #[test]
 fn pipelines_without_reading() {
