@@ -10,7 +10,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::{ApiVersionsRequest, MetadataRequest};
 use support::batches;
@@ -21,8 +21,14 @@ const MIB: u64 = 1 << 20;
 /// What the broker may hold beyond what it held before an attack began, bytes: less than its memory budget (256 MiB), and
 /// about a hundredth of what the attacks would make a broker hold that believed them.
 const GROWTH_BYTES_MAX: u64 = 192 * MIB;
-/// Rounds of the honest client's work: a produce with acks=all and a fetch of it.
+/// Rounds of the honest client's work, a produce with acks=all and a fetch of it, unless `HOSTILE_ROUNDS` says otherwise.
 const ROUNDS: usize = 20;
+/// Idle connections in all, unless `HOSTILE_IDLE` says otherwise.
+const IDLE_CONNECTIONS: usize = 2_000;
+
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
 
 /// An attacker's socket: impatient, so that the attack is never what a test waits for.
 fn socket(port: u16) -> Option<TcpStream> {
@@ -50,15 +56,34 @@ impl Scene<'_> {
     }
 }
 
-/// Produces and fetches, and finds everything where it was promised.
-fn honest_work(client: &mut Client, label: &str) {
-    for round in 0..ROUNDS {
+/// Produces and fetches, and finds everything where it was promised; how long each round took, microseconds.
+fn honest_work(client: &mut Client, label: &str) -> Vec<u128> {
+    let mut took_us = Vec::new();
+    for round in 0..setting("HOSTILE_ROUNDS", ROUNDS) {
+        let began = Instant::now();
         let partition = (round % 4) as i32;
         let batch = batches::batch(&format!("{label}/{round}"), 2, 500);
         let offset = client.append("honest", partition, -1, &batch);
         let found = client.fetch("honest", partition, offset, 5_000).expect("an answer").batches();
         assert!(!found.is_empty(), "an acknowledged batch is not there");
+        took_us.push(began.elapsed().as_micros());
     }
+    took_us
+}
+
+/// For `scripts/hostile`: no test judges figures.
+fn report(label: &str, mut before_us: Vec<u128>, mut during_us: Vec<u128>, grown_bytes: u64) {
+    before_us.sort_unstable();
+    during_us.sort_unstable();
+    let at = |sorted: &[u128], percent: usize| sorted[(sorted.len() - 1) * percent / 100];
+    println!(
+        "hostile {label} {} {} {} {} {}",
+        at(&before_us, 50),
+        at(&before_us, 99),
+        at(&during_us, 50),
+        at(&during_us, 99),
+        grown_bytes / MIB
+    );
 }
 
 /// Runs `attack` on some threads for as long as the honest client works.
@@ -71,7 +96,8 @@ fn under_attack(label: &str, threads: usize, options: &Options, attack: impl Fn(
     for number in 0..24 {
         client.append("large", number % 2, 1, &batches::batch(&format!("l{number}"), 1, 900_000));
     }
-    honest_work(&mut client, "before");
+    let before_us = honest_work(&mut client, "before");
+    let mut during_us = Vec::new();
     let before = broker.resident_bytes();
     let (over, blows) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut peak = 0;
@@ -89,12 +115,13 @@ fn under_attack(label: &str, threads: usize, options: &Options, attack: impl Fn(
         }
         support::eventually("the attack begins", || (blows.load(Ordering::Relaxed) >= threads).then_some(()));
         for part in 0..4 {
-            honest_work(&mut client, &format!("during {part}"));
+            during_us.extend(honest_work(&mut client, &format!("during {part}")));
             honest_work(&mut broker.connect(), "somebody new");
             peak = peak.max(broker.resident_bytes());
         }
     });
     let grown = peak.saturating_sub(before);
+    report(label, before_us, during_us, grown);
     assert!(grown < GROWTH_BYTES_MAX, "resident memory grew by {} MiB", grown / MIB);
     honest_work(&mut client, "after");
     broker.assert_serving();
@@ -254,14 +281,15 @@ fn strangers() {
 
 /// Peers that say nothing: a descriptor and a small buffer each. Ten thousand of them: `scripts/hostile`.
 #[test]
-fn two_thousand_idle_connections() {
+fn idle_connections() {
     raise_descriptor_limit();
+    let each = setting("HOSTILE_IDLE", IDLE_CONNECTIONS) / 2;
     under_attack("idle", 2, &Options::default(), |scene| {
         let mut streams = Vec::new();
         while scene.goes_on() {
-            if streams.len() < 1_000 {
+            if streams.len() < each {
                 streams.extend(socket(scene.port));
-                if streams.len() == 1_000 {
+                if streams.len() == each {
                     scene.blow();
                 }
             } else {
@@ -271,7 +299,7 @@ fn two_thousand_idle_connections() {
     });
 }
 
-/// Two thousand sockets here; the broker, which inherits the limit, raises its own.
+/// Thousands of sockets here; the broker, which inherits the limit, raises its own.
 fn raise_descriptor_limit() {
     // SAFETY: plain system calls on a structure of this frame.
     unsafe {

@@ -75,7 +75,7 @@ fn fill(input: &mut Input<'_>, directory: &Path, reign: Reign) -> usize {
             let count = parse_header(&batch).map_or(1, |info| i64::from(info.last_offset_delta) + 1);
             let epoch = reign.first_epoch + i32::from(input.byte() & 1);
             patch(&mut batch, offset, if input.rarely() { input.number() as i32 } else { epoch });
-            offset = if input.rarely() { input.number() } else { offset + count };
+            offset = if input.rarely() { input.number() } else { offset.saturating_add(count) };
             segment.extend_from_slice(&batch);
         }
         input.damage(&mut segment);

@@ -4,11 +4,9 @@
 //!
 //! Owner: nobody; pure. Must not: know what a request means.
 
-use std::fmt::Debug;
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use kafka_protocol::messages::*;
-use kafka_protocol::protocol::{Decodable, Encodable};
+use kafka_protocol::protocol::Decodable;
 
 use super::memory;
 use crate::wire::api_table::*;
@@ -42,11 +40,6 @@ pub fn run(frame: &[u8]) {
         }
         _ => behind_the_gate(key, version, body),
     });
-    if let Ok(consumed) = gate::check_consumed(key, version, body)
-        && !newer::is_newer(key, version)
-    {
-        round_trip(key, version, &body[..consumed]);
-    }
 }
 
 fn own_produce(body: &[u8], version: i16) {
@@ -85,60 +78,18 @@ fn behind_the_gate(key: i16, version: i16, body: &[u8]) {
 /// Decodes with kafka-protocol; how many bytes it consumed, or its error. Panics for an API that is not behind the gate.
 pub fn generated(api_key: i16, version: i16, body: &[u8]) -> Result<usize, String> {
     let mut bytes = Bytes::copy_from_slice(body);
-    visit(api_key, version, Decode { bytes: &mut bytes })?;
-    Ok(body.len() - bytes.len())
-}
-
-/// What was decoded is encoded again and decoded to the same.
-fn round_trip(api_key: i16, version: i16, body: &[u8]) {
-    let _ = visit(api_key, version, RoundTrip { body });
-}
-
-/// Something to do with the request of an API, whatever its type.
-trait Visitor {
-    fn visit<T: Decodable + Encodable + PartialEq + Debug>(self, version: i16) -> Result<(), String>;
-}
-
-struct Decode<'a> {
-    bytes: &'a mut Bytes,
-}
-
-impl Visitor for Decode<'_> {
-    fn visit<T: Decodable + Encodable + PartialEq + Debug>(self, version: i16) -> Result<(), String> {
-        T::decode(self.bytes, version).map(drop).map_err(|error| error.to_string())
-    }
-}
-
-struct RoundTrip<'a> {
-    body: &'a [u8],
-}
-
-impl Visitor for RoundTrip<'_> {
-    fn visit<T: Decodable + Encodable + PartialEq + Debug>(self, version: i16) -> Result<(), String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let request =
-            T::decode(&mut Bytes::copy_from_slice(self.body), version).map_err(|error| text(&error))?;
-        let mut encoded = BytesMut::new();
-        request.encode(&mut encoded, version).map_err(|error| text(&error))?;
-        let again = T::decode(&mut encoded.freeze(), version).map_err(|error| text(&error))?;
-        assert_eq!(request, again, "v{version}");
-        Ok(())
-    }
-}
-
-fn visit(api_key: i16, version: i16, visitor: impl Visitor) -> Result<(), String> {
     let api = ApiKey::try_from(api_key).expect("known");
     // The request is the same in version 1, which the decoder does not know.
     let version = if api_key == DESCRIBE_SHARE_GROUP_OFFSETS { 0 } else { version };
-    macro_rules! visit_as {
+    macro_rules! decode_as {
         ($($key:ident => $request:ty),* $(,)?) => {
             match api {
-                $(ApiKey::$key => visitor.visit::<$request>(version),)*
+                $(ApiKey::$key => <$request>::decode(&mut bytes, version).map(drop),)*
                 other => panic!("{other:?} is not behind the gate"),
             }
         };
     }
-    visit_as![
+    let decoded = decode_as![
         ListOffsets => ListOffsetsRequest,
         Metadata => MetadataRequest,
         ApiVersions => ApiVersionsRequest,
@@ -191,5 +142,6 @@ fn visit(api_key: i16, version: i16, visitor: impl Visitor) -> Result<(), String
         DescribeShareGroupOffsets => DescribeShareGroupOffsetsRequest,
         AlterShareGroupOffsets => AlterShareGroupOffsetsRequest,
         DeleteShareGroupOffsets => DeleteShareGroupOffsetsRequest,
-    ]
+    ];
+    decoded.map(|()| body.len() - bytes.len()).map_err(|error| error.to_string())
 }
