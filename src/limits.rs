@@ -119,8 +119,8 @@ pub const FETCH_WAIT_MS_MAX: i32 = 5 * 60 * 1000;
 /// Records that a Produce response names one by one as the reason why their batch was refused, all batches together.
 pub const RECORD_ERRORS_MAX: usize = 1000;
 
-/// Groups and client metrics subscriptions of which nothing is set that one DescribeConfigs answers in full: any name is
-/// one, and the answer a thousand times larger than its name.
+/// Groups and client metrics subscriptions of which nothing is set that one DescribeConfigs answers in full: any name
+/// is one, and the answer a thousand times larger than its name.
 pub const DESCRIBED_DEFAULTS_MAX: usize = 1000;
 
 /// Partitions in one fetch session (KIP-227).

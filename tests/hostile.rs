@@ -1,5 +1,5 @@
-//! Clients that mean no good, many at a time, while an honest one works: it gets every answer, the broker's memory stays
-//! below a stated bound, and when they are gone the broker is as it was. What is wrong with single frames is in
+//! Clients that mean no good, many at a time, while an honest one works: it gets every answer, the broker's memory
+//! stays below a stated bound, and when they are gone the broker is as it was. What is wrong with single frames is in
 //! tests/protocol.rs; figures (the honest client's p99 under each attack) are `scripts/hostile`'s.
 //!
 //! Owner: the test. Invariants: an attack lasts as long as the honest client's work, not for a time; nothing depends on
@@ -18,10 +18,11 @@ use support::broker::{Broker, DataDir, Options};
 use support::client::{self, Client, FETCH_VERSION, PRODUCE_VERSION};
 
 const MIB: u64 = 1 << 20;
-/// What the broker may hold beyond what it held before an attack began, bytes: less than its memory budget (256 MiB), and
-/// about a hundredth of what the attacks would make a broker hold that believed them.
+/// What the broker may hold beyond what it held before an attack began, bytes: less than its memory budget (256 MiB),
+/// and about a hundredth of what the attacks would make a broker hold that believed them.
 const GROWTH_BYTES_MAX: u64 = 192 * MIB;
-/// Rounds of the honest client's work, a produce with acks=all and a fetch of it, unless `HOSTILE_ROUNDS` says otherwise.
+/// Rounds of the honest client's work, a produce with acks=all and a fetch of it, unless `HOSTILE_ROUNDS` says
+/// otherwise.
 const ROUNDS: usize = 20;
 /// Idle connections in all, unless `HOSTILE_IDLE` says otherwise.
 const IDLE_CONNECTIONS: usize = 2_000;

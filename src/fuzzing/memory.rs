@@ -1,7 +1,8 @@
 //! An allocator that counts, so that a target can say how much memory an input may cost.
 //!
-//! Owner: the thread that allocates; nothing is shared. Invariants: it hands everything to the system's allocator, which
-//! sanitizers know; a peak is what one thread has allocated and not freed, whoever frees it. Must not: be the broker's.
+//! Owner: the thread that allocates; nothing is shared. Invariants: it hands everything to the system's allocator,
+//! which sanitizers know; a peak is what one thread has allocated and not freed, whoever frees it. Must not: be the
+//! broker's.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

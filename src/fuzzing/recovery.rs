@@ -1,6 +1,6 @@
-//! Target `recovery`: a partition's directory as a crash, a rotten disk or another life of a recycled file may leave it:
-//! segments of real batches with any bytes changed, index files, marks, interrupted compactions; and what a start makes
-//! of it.
+//! Target `recovery`: a partition's directory as a crash, a rotten disk or another life of a recycled file may leave
+//! it: segments of real batches with any bytes changed, index files, marks, interrupted compactions; and what a start
+//! makes of it.
 //!
 //! Checked: nothing panics; memory is bounded by the files; offsets rise; a second start finds what the first one left,
 //! and cuts nothing more.

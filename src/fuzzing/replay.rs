@@ -88,8 +88,8 @@ fn noise_is_survived() {
     }
 }
 
-/// What a corpus begins with: a rich request of each API and version, batches of each codec, records of each kind. Run by
-/// hand, with `--ignored`, when there is something new; the fuzzer finds the rest.
+/// What a corpus begins with: a rich request of each API and version, batches of each codec, records of each kind. Run
+/// by hand, with `--ignored`, when there is something new; the fuzzer finds the rest.
 #[test]
 #[ignore = "writes into the checkout"]
 fn write_seeds() {

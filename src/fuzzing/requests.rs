@@ -1,6 +1,6 @@
 //! Target `requests`: a frame without its length, through everything that reads it before a handler does, for every API
-//! in every version. What a generated decoder gets has passed the gate; what the gate lets through, the decoder consumes
-//! to the same byte; and what both cost is bounded by the frame.
+//! in every version. What a generated decoder gets has passed the gate; what the gate lets through, the decoder
+//! consumes to the same byte; and what both cost is bounded by the frame.
 //!
 //! Owner: nobody; pure. Must not: know what a request means.
 
@@ -75,7 +75,8 @@ fn behind_the_gate(key: i16, version: i16, body: &[u8]) {
     }
 }
 
-/// Decodes with kafka-protocol; how many bytes it consumed, or its error. Panics for an API that is not behind the gate.
+/// Decodes with kafka-protocol; how many bytes it consumed, or its error. Panics for an API that is not behind the
+/// gate.
 pub fn generated(api_key: i16, version: i16, body: &[u8]) -> Result<usize, String> {
     let mut bytes = Bytes::copy_from_slice(body);
     let api = ApiKey::try_from(api_key).expect("known");

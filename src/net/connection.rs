@@ -86,8 +86,8 @@ impl Socket {
         receive::available(self.fd)
     }
 
-    /// Waits until the socket takes some of `bytes`. A peer that reads nothing for so long is taken for gone: what waits
-    /// for it holds memory, and a half-open connection is told from a slow one by nothing else.
+    /// Waits until the socket takes some of `bytes`. A peer that reads nothing for so long is taken for gone: what
+    /// waits for it holds memory, and a half-open connection is told from a slow one by nothing else.
     pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         let writing = poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes));
         let Some(ms) = self.stall_ms_max else { return writing.await };
