@@ -279,3 +279,6 @@ pub const SHARE_SESSIONS_PER_CONNECTION_MAX: usize = 16;
 
 /// Partitions of one share session.
 pub const SHARE_SESSION_PARTITIONS_MAX: usize = 10_000;
+
+/// Connections that may wait to be accepted on one socket; the kernel's bound (net.core.somaxconn) may be lower.
+pub const ACCEPT_BACKLOG: i32 = 1024;

@@ -218,3 +218,25 @@ fn topics_and_configuration_survive_a_kill_right_after_the_answer() {
         broker.kill();
     }
 }
+
+/// The story: the load harness killed a broker under load and started it again at once. The connections that the old
+/// one had closed were in TIME_WAIT, on its port and without SO_REUSEADDR, and for a minute every start was refused:
+/// "port 9092 is in use by another process".
+#[test]
+fn a_broker_takes_its_port_again_at_once() {
+    let dir = DataDir::new("port");
+    let broker = Broker::start(&dir, &one_core());
+    let listen = format!("127.0.0.1:{}", broker.port);
+    let mut clients: Vec<_> = (0..8).map(|_| broker.connect()).collect();
+    clients.iter_mut().for_each(|client| {
+        client.metadata(&[]);
+    });
+    broker.stop();
+    drop(clients);
+    let again = Options { listen, ..one_core() };
+    let broker = Broker::start(&dir, &again);
+    let client = broker.connect();
+    broker.kill();
+    drop(client);
+    Broker::start(&dir, &again).stop();
+}

@@ -6,9 +6,12 @@
 //!
 //! Invariant: `crc(head[CRC_FROM..]) combined with crc_tail` is the batch's CRC. Must not: do I/O.
 
+use std::io::Write;
 use std::sync::Arc;
 
-use crate::error::{BenchError, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{BenchError, Result, io_err};
 use crate::wire::put_varlong;
 
 /// Bytes of a batch header, magic 2.
@@ -31,6 +34,62 @@ pub(crate) struct BatchShape {
     pub(crate) record_bytes: usize,
     /// Whether the first value carries time stamps.
     pub(crate) stamped: bool,
+}
+
+/// How the records of a batch are compressed; the number is the codec's in the batch's attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Codec {
+    /// Not at all.
+    #[default]
+    None = 0,
+    /// RFC 1952, level 6.
+    Gzip = 1,
+    /// One raw block, as librdkafka writes it.
+    Snappy = 2,
+    /// The frame format.
+    Lz4 = 3,
+    /// Zstandard, fast.
+    Zstd = 4,
+}
+
+impl Codec {
+    /// The name as in `compression.type`.
+    pub(crate) fn name(self) -> &'static str {
+        ["none", "gzip", "snappy", "lz4", "zstd"][self as usize]
+    }
+
+    fn compress(self, bytes: &[u8]) -> Result<Vec<u8>> {
+        let failed = |error: std::io::Error| io_err(format!("compress with {}", self.name()))(error);
+        match self {
+            Self::None => Ok(bytes.to_vec()),
+            Self::Gzip => {
+                let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+                out.write_all(bytes).and_then(|()| out.finish()).map_err(failed)
+            }
+            Self::Snappy => {
+                let mut encoder = snap::raw::Encoder::new();
+                encoder.compress_vec(bytes).map_err(|error| failed(std::io::Error::other(error)))
+            }
+            Self::Lz4 => {
+                let mut out = lz4_flex::frame::FrameEncoder::new(Vec::new());
+                out.write_all(bytes).map_err(failed)?;
+                out.finish().map_err(|error| failed(std::io::Error::other(error)))
+            }
+            Self::Zstd => {
+                Ok(ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest))
+            }
+        }
+    }
+}
+
+/// One record of a batch that is encoded from given bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record<'a> {
+    /// Key, or null.
+    pub(crate) key: Option<&'a [u8]>,
+    /// Value.
+    pub(crate) value: &'a [u8],
 }
 
 /// A finished batch.
@@ -81,8 +140,8 @@ fn record_length(index: u32, record_bytes: usize) -> usize {
     varlong_length(body as i64) + body
 }
 
-/// Incompressible bytes, the same for the same seed.
-fn fill_random(out: &mut [u8], mut state: u64) {
+/// Incompressible bytes, the same for the same seed (which is not 0).
+pub(crate) fn fill_random(out: &mut [u8], mut state: u64) {
     for chunk in out.chunks_mut(8) {
         state ^= state << 13;
         state ^= state >> 7;
@@ -121,31 +180,86 @@ impl BatchImage {
             out.extend_from_slice(&values[..turn]);
             put_varlong(&mut out, 0);
         }
+        Ok(Self::close(out, split, shape.records, shape.stamped.then_some(split), Codec::None, timestamp_ms))
+    }
+
+    /// Encodes given records. A stamped batch's first value begins with `STAMP_BYTES` that a sender fills.
+    ///
+    /// # Errors
+    /// Without records, when the first value is too small for a stamp, or when a stamped batch is to be compressed:
+    /// nothing could be patched in it.
+    pub(crate) fn encode_records(
+        records: &[Record<'_>],
+        codec: Codec,
+        stamped: bool,
+        timestamp_ms: i64,
+    ) -> Result<Self> {
+        let first = records.first().ok_or_else(|| BenchError::Usage("a batch has records".into()))?;
+        if stamped && (codec != Codec::None || first.value.len() < STAMP_BYTES) {
+            return Err(BenchError::Usage("stamps need uncompressed records of 24 bytes or more".into()));
+        }
+        let mut body = Vec::new();
+        let mut split = HEADER_BYTES;
+        for (index, record) in records.iter().enumerate() {
+            let key_bytes = record.key.map_or(-1, |key| key.len() as i64);
+            let length = 2
+                + varlong_length(index as i64)
+                + varlong_length(key_bytes)
+                + record.key.map_or(0, <[u8]>::len)
+                + varlong_length(record.value.len() as i64)
+                + record.value.len()
+                + 1;
+            put_varlong(&mut body, length as i64);
+            body.extend_from_slice(&[0, 0]); // attributes, timestamp delta
+            put_varlong(&mut body, index as i64);
+            put_varlong(&mut body, key_bytes);
+            body.extend_from_slice(record.key.unwrap_or_default());
+            put_varlong(&mut body, record.value.len() as i64);
+            if index == 0 && stamped {
+                split = HEADER_BYTES + body.len() + STAMP_BYTES;
+            }
+            body.extend_from_slice(record.value);
+            body.push(0); // no headers
+        }
+        let mut out = vec![0u8; HEADER_BYTES];
+        match codec {
+            Codec::None => out.append(&mut body),
+            codec => out.extend_from_slice(&codec.compress(&body)?),
+        }
+        let stamp_end = stamped.then_some(split);
+        Ok(Self::close(out, split, records.len() as u32, stamp_end, codec, timestamp_ms))
+    }
+
+    /// Fills the header of `out`, whose records stand behind it, and splits it.
+    fn close(
+        mut out: Vec<u8>,
+        split: usize,
+        records: u32,
+        stamp_end: Option<usize>,
+        codec: Codec,
+        timestamp_ms: i64,
+    ) -> Self {
         let length = (out.len() - 12) as i32;
         out[8..12].copy_from_slice(&length.to_be_bytes());
         out[12..16].copy_from_slice(&(-1i32).to_be_bytes());
         out[16] = 2;
-        out[23..27].copy_from_slice(&(shape.records as i32 - 1).to_be_bytes());
+        out[22] = codec as u8;
+        out[23..27].copy_from_slice(&(records as i32 - 1).to_be_bytes());
         out[27..35].copy_from_slice(&timestamp_ms.to_be_bytes());
         out[35..43].copy_from_slice(&timestamp_ms.to_be_bytes());
         out[43..57].fill(0xff); // no producer id, epoch or sequence: not idempotent
-        out[57..61].copy_from_slice(&(shape.records as i32).to_be_bytes());
-        if shape.stamped {
-            out[split - STAMP_BYTES..split - 16].copy_from_slice(&STAMP_MARK);
+        out[57..61].copy_from_slice(&(records as i32).to_be_bytes());
+        if let Some(end) = stamp_end {
+            out[end - STAMP_BYTES..end - 16].copy_from_slice(&STAMP_MARK);
         }
         let tail = out.split_off(split);
         let crc_tail = crc32c::crc32c(&tail);
-        let mut image = Self {
-            head: out,
-            tail: Arc::new(tail),
-            crc_tail,
-            records: shape.records,
-            stamped: shape.stamped,
-        };
+        let mut image =
+            Self { head: out, tail: Arc::new(tail), crc_tail, records, stamped: stamp_end.is_some() };
         let mut head = std::mem::take(&mut image.head);
         image.seal(&mut head);
         image.head = head;
-        Ok(image)
+        image
     }
 
     /// Size of the whole batch in bytes.
@@ -214,6 +328,47 @@ mod tests {
             let image = BatchImage::encode(shape, 1_700_000_000_000).unwrap();
             check_batch(&joined(&image, &image.head), shape);
         }
+    }
+
+    #[test]
+    fn given_records_come_back_from_every_codec() {
+        use std::io::Read;
+        let values: Vec<Vec<u8>> = (1..200usize).map(|n| vec![n as u8; n * 3]).collect();
+        let records: Vec<Record<'_>> =
+            values.iter().map(|value| Record { key: Some(b"a-key"), value }).collect();
+        let plain = BatchImage::encode_records(&records, Codec::None, false, 9).unwrap();
+        let body = joined(&plain, &plain.head).split_off(HEADER_BYTES);
+        for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+            let image = BatchImage::encode_records(&records, codec, false, 9).unwrap();
+            let bytes = joined(&image, &image.head);
+            assert!(bytes.len() < body.len() / 4, "{codec:?} compresses");
+            assert_eq!(bytes[22], codec as u8);
+            assert_eq!(bytes[17..21], crc32c::crc32c(&bytes[CRC_FROM..]).to_be_bytes());
+            let packed = &bytes[HEADER_BYTES..];
+            let mut back = Vec::new();
+            match codec {
+                Codec::Gzip => flate2::read::GzDecoder::new(packed).read_to_end(&mut back).unwrap(),
+                Codec::Lz4 => lz4_flex::frame::FrameDecoder::new(packed).read_to_end(&mut back).unwrap(),
+                Codec::Zstd => {
+                    ruzstd::decoding::StreamingDecoder::new(packed).unwrap().read_to_end(&mut back).unwrap()
+                }
+                _ => {
+                    back = snap::raw::Decoder::new().decompress_vec(packed).unwrap();
+                    0
+                }
+            };
+            assert_eq!(back, body, "{codec:?}");
+        }
+        let small = [Record { key: None, value: b"small" }];
+        assert!(BatchImage::encode_records(&small, Codec::None, true, 0).is_err());
+        assert!(BatchImage::encode_records(&records[20..], Codec::Lz4, true, 0).is_err());
+        let mut stamped = BatchImage::encode_records(&records[20..], Codec::None, true, 0).unwrap();
+        let mut head = std::mem::take(&mut stamped.head);
+        stamped.head = head.clone();
+        stamped.stamp(&mut head, 7, 8);
+        let bytes = joined(&stamped, &head);
+        assert_eq!(bytes[17..21], crc32c::crc32c(&bytes[CRC_FROM..]).to_be_bytes());
+        assert_eq!(head[head.len() - 24..head.len() - 16], STAMP_MARK);
     }
 
     #[test]

@@ -33,9 +33,17 @@ pub(crate) enum Command {
     E2e(E2eCommand),
     /// Measure what this machine allows: disk, loopback, CRC, and the sink.
     Roofline(RooflineCommand),
-    /// The default load: roofline, produce, open loop, end to end, fetch.
-    Run(RunCommand),
-    /// A published load, scaled.
+    /// Play a preset or a workload file (those of the OpenMessaging Benchmark too).
+    Run(crate::load::run::RunCommand),
+    /// Latency against load: a workload at several rates.
+    Curve(crate::load::sweep::CurveCommand),
+    /// Numbered, checksummed records: nothing lost, duplicated or reordered? Status 1: something was.
+    Verify(crate::verify::VerifyCommand),
+    /// The same while the server is paused, killed, made to expire data or asked for old data.
+    Fault(crate::fault::FaultCommand),
+    /// A standard load of several workloads: roofline, produce, open loop, end to end, fetch.
+    Suite(SuiteCommand),
+    /// linkedin-2015 at its peak, with a choice of request size (`run linkedin-2015` has the rest).
     Preset(crate::preset::PresetCommand),
     /// Find the highest rate that meets a latency limit, then run at half of it.
     Knee(crate::knee::KneeCommand),
@@ -296,9 +304,9 @@ pub(crate) struct RooflineCommand {
     pub(crate) out: Option<PathBuf>,
 }
 
-/// `run`
+/// `suite`
 #[derive(Debug, Args)]
-pub(crate) struct RunCommand {
+pub(crate) struct SuiteCommand {
     /// Endpoint.
     #[arg(long, default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
     pub(crate) bootstrap: String,
@@ -364,7 +372,7 @@ pub(crate) struct NamedEndpoint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CpuList(pub(crate) Vec<usize>);
 
-fn key_value(text: &str) -> std::result::Result<(String, String), String> {
+pub(crate) fn key_value(text: &str) -> std::result::Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("KEY=VALUE wanted")?;
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -378,7 +386,7 @@ fn named_endpoint(text: &str) -> std::result::Result<NamedEndpoint, String> {
     Ok(NamedEndpoint { name: name.to_owned(), address: address.to_owned(), pid })
 }
 
-fn cpu_list(text: &str) -> std::result::Result<CpuList, String> {
+pub(crate) fn cpu_list(text: &str) -> std::result::Result<CpuList, String> {
     let number = |part: &str| {
         part.trim().parse::<usize>().ok().filter(|cpu| *cpu < 1024).ok_or(format!("{part} is no core number"))
     };
@@ -424,6 +432,7 @@ impl ProduceArgs {
             acks: self.acks.code(),
             pace,
             bytes_max: self.bytes_max.unwrap_or(u64::MAX),
+            curve: None,
         }
     }
 }
@@ -434,6 +443,7 @@ impl FetchArgs {
         ConsumeLoad {
             connections,
             fan_out: 1,
+            fan_out_part: 0.0,
             from,
             at_end,
             bytes_max: self.max_bytes.clamp(1, 1 << 29),
@@ -492,7 +502,9 @@ pub(crate) fn bounded_topic(
     batch_bytes: usize,
 ) -> TopicSpec {
     let share = crate::limits::PRESET_DISK_BYTES_MAX / partitions.max(1) as u64;
-    let segment = (share / 4).clamp(16 << 20, 1 << 30);
+    // Many partitions get small segments, or their open ones alone would break the bound.
+    let least = if partitions > 100 { 1 << 20 } else { 16 << 20 };
+    let segment = (share / 4).clamp(least, 1 << 30);
     let mut all = configs.to_vec();
     let mut add = |key: &str, value: u64| {
         if !all.iter().any(|(known, _)| known == key) {

@@ -148,7 +148,7 @@ pub(crate) fn consume(command: &ConsumeCommand) -> Result<()> {
         .partitions(&endpoint.topic)?
         .ok_or_else(|| BenchError::Usage(format!("there is no topic {}", endpoint.topic)))?;
     let plans = workload::plan_fetches(&endpoint.topic, &partitions, &load)?;
-    let outcome = workload::consume(&endpoint.topic, plans, &load, &client)?;
+    let outcome = workload::consume(plans, &load, &client)?;
     let phase = phase(&name, &endpoint.bootstrap, consume_parameters(&load), &outcome, None);
     finish(phase, &command.client, &client, endpoint)
 }
@@ -164,7 +164,7 @@ pub(crate) fn end_to_end(
     let image = workload::encode_image(load, true)?;
     let plans = workload::plan_connections(topic, partitions, load, &image)?;
     let fetch_plans = workload::plan_fetches(topic, partitions, consume)?;
-    workload::end_to_end(topic, plans, load, fetch_plans, consume, client)
+    workload::end_to_end(plans, load, fetch_plans, consume, client)
 }
 
 /// `e2e`

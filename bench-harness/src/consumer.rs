@@ -46,8 +46,6 @@ pub(crate) struct Goal {
 /// What all consumer threads of a workload share.
 #[derive(Debug)]
 pub(crate) struct FetchSpec {
-    /// Topic.
-    pub(crate) topic: String,
     /// Response limit in bytes.
     pub(crate) bytes_max: u32,
     /// Least bytes before the endpoint answers.
@@ -80,8 +78,12 @@ pub(crate) struct Position {
 }
 
 /// One connection before it is opened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct FetchPlan {
+    /// Topic it reads.
+    pub(crate) topic: String,
+    /// Whether what it reads counts towards the goal: a group that reads only some of the partitions does not.
+    pub(crate) counted: bool,
     /// The leader of all its partitions.
     pub(crate) target: SocketAddr,
     /// What it reads, in partition order.
@@ -91,6 +93,8 @@ pub(crate) struct FetchPlan {
 #[derive(Debug)]
 struct Connection {
     stream: TcpStream,
+    topic: String,
+    counted: bool,
     positions: Vec<Position>,
     walk: FetchWalk,
     request: Vec<u8>,
@@ -118,15 +122,18 @@ impl Consumer {
     pub(crate) fn new(
         spec: Arc<FetchSpec>,
         window: Window,
-        opened: Vec<(TcpStream, Vec<Position>)>,
+        opened: Vec<(TcpStream, FetchPlan)>,
     ) -> Result<Self> {
         let epoll = Epoll::new().map_err(io_err("epoll"))?;
         let mut connections = Vec::with_capacity(opened.len());
-        for (token, (stream, positions)) in opened.into_iter().enumerate() {
+        for (token, (stream, plan)) in opened.into_iter().enumerate() {
+            let positions = plan.positions;
             assert!(!positions.is_empty(), "a connection has something to read");
             epoll.add_edge(stream.as_raw_fd(), token).map_err(io_err("epoll"))?;
             connections.push(Connection {
                 stream,
+                topic: plan.topic,
+                counted: plan.counted,
                 positions,
                 walk: FetchWalk::new(spec.check_crc),
                 request: Vec::new(),
@@ -205,7 +212,7 @@ impl Consumer {
         writer.bytes.clear();
         writer.i32(0).i16(1).i16(FETCH_VERSION).i32(connection.correlation).string(CLIENT_ID);
         writer.i32(-1).i32(spec.wait_ms_max as i32).i32(spec.bytes_min as i32).i32(spec.bytes_max as i32);
-        writer.i8(0).i32(0).i32(-1).i32(1).string(&spec.topic);
+        writer.i8(0).i32(0).i32(-1).i32(1).string(&connection.topic);
         // Partitions that are through are left out; the first of the rest changes from fetch to fetch, for
         // an endpoint may fill the response in request order.
         let wanted = |position: &&Position| spec.at_end == AtEnd::Follow || position.next < position.end;
@@ -254,7 +261,7 @@ impl Consumer {
             let mut ended = false;
             let positions = &mut connection.positions;
             let expected = connection.correlation;
-            let goal = self.spec.goal.as_deref();
+            let goal = self.spec.goal.as_deref().map(|goal| (goal, connection.counted));
             connection.walk.feed(&self.buffer[..count], &mut |event| {
                 ended |= matches!(event, Event::End { .. });
                 book(event, positions, expected, now, goal, recorder)
@@ -289,7 +296,7 @@ fn book(
     positions: &mut [Position],
     expected: i32,
     now_ns: u64,
-    goal: Option<&Goal>,
+    goal: Option<(&Goal, bool)>,
     recorder: &mut Recorder,
 ) -> Result<()> {
     match event {
@@ -304,8 +311,10 @@ fn book(
             let position = &mut positions[at];
             position.next = position.next.max(next_offset);
             recorder.count(Side::Consumed, now_ns, Counters { requests: 0, records, bytes });
-            if let Some(goal) = goal {
-                goal.received.fetch_add(records, Ordering::Relaxed);
+            if let Some((goal, counted)) = goal {
+                if counted {
+                    goal.received.fetch_add(records, Ordering::Relaxed);
+                }
                 if let Some((intended_ns, _)) = stamps {
                     recorder.sample(Kind::EndToEnd, intended_ns, now_ns.saturating_sub(intended_ns));
                 }

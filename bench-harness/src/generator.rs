@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::curve::Curve;
 use crate::error::{BenchError, Result, io_err, protocol};
 use crate::frame::{RequestTemplate, check_produce_reply};
 use crate::limits::{ACK_BUFFER_BYTES, ACK_BYTES_MAX, SEND_SLICES_MAX, SLEEP_NS_MAX};
@@ -40,7 +41,7 @@ pub(crate) enum Peer {
 pub(crate) struct ConnectionPlan {
     /// Where it leads.
     pub(crate) target: SocketAddr,
-    /// Requests it sends in turn; all of the same size.
+    /// Requests it sends in turn; all of the same number of records.
     pub(crate) templates: Vec<RequestTemplate>,
 }
 
@@ -51,6 +52,8 @@ pub(crate) struct LoadSpec {
     pub(crate) peer: Peer,
     /// Open or closed loop.
     pub(crate) pace: Pace,
+    /// Profile that the open loop's rate follows.
+    pub(crate) curve: Option<Arc<Curve>>,
     /// Requests in flight per connection.
     pub(crate) in_flight: usize,
     /// Whether the endpoint answers (acks is not 0).
@@ -143,8 +146,7 @@ struct Connection {
 
 /// Opens a non-blocking connection with the wanted congestion control (best effort: it may not be allowed).
 pub(crate) fn open_stream(target: SocketAddr, congestion: Option<&str>) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))
-        .map_err(io_err(format!("connect to {target}")))?;
+    let stream = crate::kafka::connect(target).map_err(io_err(format!("connect to {target}")))?;
     stream.set_nodelay(true).map_err(io_err("TCP_NODELAY"))?;
     stream.set_nonblocking(true).map_err(io_err("O_NONBLOCK"))?;
     if let Some(name) = congestion {
@@ -180,13 +182,12 @@ impl Generator {
             epoll.add_edge(stream.as_raw_fd(), token).map_err(io_err("epoll"))?;
             let schedule = match spec.pace {
                 Pace::Max => None,
-                Pace::Rate(rate) => Some(Schedule::new(
-                    window.load_start_ns,
-                    rate,
-                    templates[0].records(),
-                    id,
-                    connections_total,
-                )),
+                Pace::Rate(rate) => {
+                    let records = templates[0].records();
+                    let start_ns = window.load_start_ns;
+                    let even = Schedule::new(start_ns, rate, records, id, connections_total);
+                    Some(even.along(spec.curve.clone()))
+                }
             };
             connections.push(Connection {
                 stream,

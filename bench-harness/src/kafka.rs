@@ -3,6 +3,7 @@
 //! Owner: the main thread, outside of what is measured. All versions used are the last non-flexible ones or
 //! older, and inside what Kafka 4 supports. Must not: be used while load runs on the same thread.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ const LIST_OFFSETS_VERSION: i16 = 2;
 const METADATA_VERSION: i16 = 4;
 const CREATE_TOPICS_VERSION: i16 = 4;
 const DELETE_TOPICS_VERSION: i16 = 3;
+const DESCRIBE_CONFIGS_VERSION: i16 = 2;
+const INCREMENTAL_ALTER_CONFIGS_VERSION: i16 = 0;
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A topic to be loaded.
@@ -38,6 +41,45 @@ pub(crate) struct Partition {
     pub(crate) index: i32,
     /// The leader's address.
     pub(crate) leader: SocketAddr,
+}
+
+/// Configuration that decides how durable an acknowledgement is: kind of resource (2 topic, 4 broker) and key.
+const DURABILITY_KEYS: [(i8, &str); 9] = [
+    (2, "flush.messages"),
+    (2, "flush.ms"),
+    (2, "min.insync.replicas"),
+    (2, "write.caching"),
+    (2, "compression.type"),
+    (4, "log.flush.interval.messages"),
+    (4, "log.flush.interval.ms"),
+    (4, "default.replication.factor"),
+    (4, "ringlog.write.caching"),
+];
+
+/// What an endpoint says of itself: its API versions, and for one topic how many replicas it has and when it flushes.
+/// What it does not tell is `unknown`.
+pub(crate) fn describe(bootstrap: &str, topic: &str) -> BTreeMap<String, String> {
+    let mut facts = BTreeMap::from([
+        ("api_versions".to_owned(), "unknown".to_owned()),
+        ("replication.factor".to_owned(), "unknown".to_owned()),
+    ]);
+    for (kind, key) in DURABILITY_KEYS {
+        let kind = if kind == 2 { "topic" } else { "broker" };
+        facts.insert(format!("{kind} {key}"), "unknown".to_owned());
+    }
+    if let Ok(mut control) = Control::connect(bootstrap) {
+        // Each question on its own: an endpoint may answer one and refuse the next.
+        if let Ok(ranges) = control.versions() {
+            let text: Vec<String> =
+                ranges.iter().map(|(key, min, max)| format!("{key}:{min}-{max}")).collect();
+            facts.insert("api_versions".to_owned(), text.join(" "));
+        }
+        if let Ok((replicas, broker)) = control.replicas(topic) {
+            facts.insert("replication.factor".to_owned(), replicas.to_string());
+            control.configs(topic, broker, &mut facts).ok();
+        }
+    }
+    facts
 }
 
 /// A blocking connection for everything that is not load.
@@ -61,12 +103,24 @@ pub(crate) fn resolve(address: &str) -> Result<SocketAddr> {
     Ok(all.iter().find(open).copied().unwrap_or(first))
 }
 
+/// Connects within five seconds.
+///
+/// # Errors
+/// When nobody listens. On loopback a port nobody listens on may be given to the very socket that tries to connect to
+/// it: that one talks to itself, keeps the port from a server that starts, and counts as refused.
+pub(crate) fn connect(target: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
+    if stream.local_addr()? == target {
+        return Err(std::io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
+}
+
 impl Control {
     /// Connects and checks that the endpoint has every API version the harness speaks.
     pub(crate) fn connect(bootstrap: &str) -> Result<Self> {
         let address = resolve(bootstrap)?;
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
-            .map_err(io_err(format!("connect to {bootstrap}")))?;
+        let stream = connect(address).map_err(io_err(format!("connect to {bootstrap}")))?;
         stream.set_nodelay(true).map_err(io_err("TCP_NODELAY"))?;
         stream.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(io_err("SO_RCVTIMEO"))?;
         let mut control = Self { stream, correlation: 0 };
@@ -74,7 +128,8 @@ impl Control {
         Ok(control)
     }
 
-    fn call(&mut self, api: i16, version: i16, body: &[u8]) -> Result<Vec<u8>> {
+    /// Sends one request and waits for its reply, which comes back behind the correlation id.
+    pub(crate) fn call(&mut self, api: i16, version: i16, body: &[u8]) -> Result<Vec<u8>> {
         self.correlation += 1;
         let mut frame = Writer::new();
         frame.i32(0).i16(api).i16(version).i32(self.correlation).string(CLIENT_ID);
@@ -97,10 +152,15 @@ impl Control {
             .take(want as u64)
             .read_to_end(&mut reply)
             .map_err(io_err(format!("reply of API {api}")))?;
-        if reply.len() < want { Err(protocol("reply cut short")) } else { Ok(reply) }
+        if reply.len() < want {
+            let cut = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+            return Err(io_err(format!("reply of API {api}"))(cut));
+        }
+        Ok(reply)
     }
 
-    fn check_versions(&mut self) -> Result<()> {
+    /// The version ranges of all APIs: key, least, largest.
+    fn versions(&mut self) -> Result<Vec<(i16, i16, i16)>> {
         let reply = self.call(18, 0, &[])?;
         let mut reader = Reader::new(&reply);
         let code = reader.i16()?;
@@ -111,6 +171,11 @@ impl Control {
         for _ in 0..reader.count(6)? {
             ranges.push((reader.i16()?, reader.i16()?, reader.i16()?));
         }
+        Ok(ranges)
+    }
+
+    fn check_versions(&mut self) -> Result<()> {
+        let ranges = self.versions()?;
         for (api, name, version) in [
             (0, "Produce", PRODUCE_VERSION),
             (1, "Fetch", FETCH_VERSION),
@@ -121,6 +186,66 @@ impl Control {
         ] {
             if !ranges.iter().any(|(key, min, max)| *key == api && (*min..=*max).contains(&version)) {
                 return Err(protocol(format!("the endpoint does not support {name} v{version}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many replicas a topic's first partition has, and the id of its leader.
+    fn replicas(&mut self, topic: &str) -> Result<(usize, i32)> {
+        let mut body = Writer::new();
+        body.i32(1).string(topic).i8(0);
+        let reply = self.call(3, METADATA_VERSION, &body.bytes)?;
+        let mut reader = Reader::new(&reply);
+        reader.i32()?;
+        for _ in 0..reader.count(12)? {
+            reader.i32()?;
+            reader.string()?;
+            reader.i32()?;
+            reader.string()?;
+        }
+        reader.string()?;
+        reader.i32()?;
+        if reader.count(9)? == 0 {
+            return Err(protocol("no topic in the metadata"));
+        }
+        reader.i16()?;
+        reader.string()?;
+        reader.i8()?;
+        if reader.count(18)? == 0 {
+            return Err(protocol("no partition in the metadata"));
+        }
+        reader.i16()?;
+        reader.i32()?;
+        let leader = reader.i32()?;
+        Ok((reader.count(4)?, leader))
+    }
+
+    /// Fills in the durability keys that DescribeConfigs tells.
+    fn configs(&mut self, topic: &str, broker: i32, facts: &mut BTreeMap<String, String>) -> Result<()> {
+        let mut body = Writer::new();
+        body.i32(2).i8(2).string(topic).i32(-1).i8(4).string(&broker.to_string()).i32(-1).i8(0);
+        let reply = self.call(32, DESCRIBE_CONFIGS_VERSION, &body.bytes)?;
+        let mut reader = Reader::new(&reply);
+        reader.i32()?;
+        for _ in 0..reader.count(9)? {
+            reader.i16()?;
+            reader.string()?;
+            let kind = reader.i8()?;
+            reader.string()?;
+            for _ in 0..reader.count(9)? {
+                let key = reader.string()?.unwrap_or_default();
+                let value = reader.string()?;
+                reader.take(3)?; // read only, source, sensitive
+                for _ in 0..reader.count(5)? {
+                    reader.string()?;
+                    reader.string()?;
+                    reader.i8()?;
+                }
+                if DURABILITY_KEYS.contains(&(kind, key)) {
+                    let kind = if kind == 2 { "topic" } else { "broker" };
+                    facts.insert(format!("{kind} {key}"), value.unwrap_or("null").to_owned());
+                }
             }
         }
         Ok(())
@@ -238,6 +363,36 @@ impl Control {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Sets topic configuration, or takes settings back where the value is `None`.
+    ///
+    /// # Errors
+    /// When the endpoint refuses one.
+    pub(crate) fn alter_topic(&mut self, topic: &str, configs: &[(&str, Option<&str>)]) -> Result<()> {
+        let mut body = Writer::new();
+        body.i32(1).i8(2).string(topic).count(configs.len());
+        for (key, value) in configs {
+            body.string(key).i8(i8::from(value.is_none()));
+            match value {
+                Some(value) => body.string(value),
+                None => body.null_string(),
+            };
+        }
+        body.i8(0);
+        let reply = self.call(44, INCREMENTAL_ALTER_CONFIGS_VERSION, &body.bytes)?;
+        let mut reader = Reader::new(&reply);
+        reader.i32()?;
+        for _ in 0..reader.count(7)? {
+            let code = reader.i16()?;
+            let message = reader.string()?.unwrap_or_default().to_owned();
+            reader.i8()?;
+            reader.string()?;
+            if code != 0 {
+                return Err(BenchError::Endpoint { what: format!("configure {topic} {message}"), code });
+            }
+        }
+        Ok(())
     }
 
     /// Deletes a topic.

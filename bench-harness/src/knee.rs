@@ -1,8 +1,7 @@
 //! `knee`: the highest open-loop rate whose p99 response stays below a limit, then a longer run at half of it beside
 //! the machine's own write and flush.
 //!
-//! Owner: the main thread. The search doubles the rate until the limit is broken and halves the gap a fixed number of
-//! times; each step is a short run on the same topic. Must not: call a rate sustained when the harness was late.
+//! Owner: the main thread; the search itself is `search`. Must not: call a rate sustained when the harness was late.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,20 +17,14 @@ use crate::generator::Peer;
 use crate::kafka::Partition;
 use crate::manifest::Manifest;
 use crate::probe::flush_latency;
-use crate::report::{Phase, Quantiles, phase, short_ns, table, write_json};
+use crate::report::{Phase, Quantiles, phase, table, write_json};
 use crate::ring::ProbeFile;
 use crate::schedule::Pace;
+use crate::search::{self, Step};
 use crate::workload::{self, Client, ProduceLoad};
 
 /// Size of the probe file for write and flush, bytes.
 const PROBE_FILE_BYTES: u64 = 256 << 20;
-/// Halvings of the gap between a rate that held and one that did not: the knee is known to 1/16.
-const HALVINGS: usize = 4;
-/// Largest rate tried, records per second.
-const RATE_MAX: u64 = 50_000_000;
-/// Share of the scheduled rate that has to be acknowledged inside the window.
-const REACHED: f64 = 0.98;
-
 /// `knee`
 #[derive(Debug, Args)]
 pub(crate) struct KneeCommand {
@@ -58,16 +51,6 @@ pub(crate) struct KneeCommand {
     pub(crate) dir: Option<PathBuf>,
 }
 
-/// One step of the search.
-#[derive(Debug, Clone, Serialize)]
-struct Step {
-    rate: u64,
-    reached: f64,
-    p99_ns: u64,
-    held: bool,
-    generator_late: bool,
-}
-
 #[derive(Serialize)]
 struct Summary<'a> {
     slo_ms: f64,
@@ -86,7 +69,6 @@ struct Search<'a> {
     topic: &'a str,
     partitions: &'a [Partition],
     load: &'a ProduceLoad,
-    client: &'a Client,
     endpoint: &'a str,
 }
 
@@ -97,47 +79,6 @@ impl Search<'_> {
         let plans = workload::plan_connections(self.topic, self.partitions, &load, &image)?;
         let outcome = workload::produce(plans, &load, client, Peer::Kafka)?;
         Ok(phase(name, self.endpoint, produce_parameters(&load, &outcome), &outcome, Some(load.pace)))
-    }
-
-    fn step(&self, rate: u64, slo_ns: u64) -> Result<Step> {
-        let phase = self.run("step", rate, self.client)?;
-        let reached = phase.produced.as_ref().map_or(0.0, |rates| rates.records_per_s / rate as f64);
-        let p99_ns = phase.latency.get("response").map_or(u64::MAX, |values| values.p99_ns);
-        let late = phase.generator.bottleneck;
-        let held = reached >= REACHED && p99_ns <= slo_ns && phase.unsent_requests == 0;
-        eprintln!(
-            "{rate} records/s: {:.1} %, p99 {}{}",
-            reached * 100.0,
-            short_ns(p99_ns),
-            if held { "" } else { ", not held" }
-        );
-        Ok(Step { rate, reached, p99_ns, held, generator_late: late })
-    }
-
-    fn knee(&self, first: u64, slo_ns: u64) -> Result<(u64, Vec<Step>)> {
-        let mut steps = Vec::new();
-        let (mut low, mut high) = (0, first.max(1));
-        while high <= RATE_MAX {
-            let step = self.step(high, slo_ns)?;
-            let held = step.held;
-            steps.push(step);
-            if !held {
-                break;
-            }
-            low = high;
-            high *= 2;
-        }
-        for _ in 0..HALVINGS {
-            let middle = low.midpoint(high).max(1);
-            let step = self.step(middle, slo_ns)?;
-            if step.held {
-                low = middle;
-            } else {
-                high = middle;
-            }
-            steps.push(step);
-        }
-        Ok((low.max(1), steps))
     }
 }
 
@@ -163,23 +104,19 @@ pub(crate) fn command(command: &KneeCommand) -> Result<()> {
         Ok(())
     };
     let (knee, steps, half) = with_topic(&endpoint.bootstrap, &spec, endpoint.keep_topic, |partitions| {
-        let search = Search {
-            topic: &spec.name,
-            partitions,
-            load: &load,
-            client: &short,
-            endpoint: &endpoint.bootstrap,
-        };
-        let (knee, steps) = match command.known_knee {
+        let search = Search { topic: &spec.name, partitions, load: &load, endpoint: &endpoint.bootstrap };
+        let (knee, steps): (u64, Vec<Step>) = match command.known_knee {
             Some(knee) => (knee, Vec::new()),
-            None => search.knee(command.first_rate, (command.slo_ms * 1e6) as u64)?,
+            None => search::knee(command.first_rate, (command.slo_ms * 1e6) as u64, |rate| {
+                search.run("step", rate, &short)
+            })?,
         };
         flush()?;
         let mut longer = client.clone();
         longer.log = log_path(command.client.out.as_deref(), "half-knee")?;
         let half = search.run("half-knee", (knee / 2).max(1), &longer)?;
         flush()?;
-        Ok((knee, steps, half))
+        Ok((knee.max(1), steps, half))
     })?;
     let own = write_flush.iter().map(|values| values.p99_ns as f64).sum::<f64>() / write_flush.len() as f64;
     let p99 = half.latency.get("response").map(|values| values.p99_ns as f64);

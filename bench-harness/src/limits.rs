@@ -53,3 +53,25 @@ pub(crate) const PRESET_DISK_BYTES_MAX: u64 = 4_000_000_000;
 /// Bytes that one produce phase of `run` and `compare-endpoints` sends at most: what an endpoint that never looks
 /// at its retention meanwhile (Kafka's default is every five minutes) may put on the disk.
 pub(crate) const PRESET_PHASE_BYTES_MAX: u64 = 24_000_000_000;
+/// Seconds of a phase that are kept one by one: a week. What comes later is added to the last.
+pub(crate) const SERIES_SECONDS_MAX: usize = 7 * 86_400;
+/// Pre-encoded batches of a workload, all connections together, in bytes.
+pub(crate) const POOL_BYTES_MAX: usize = 128 << 20;
+/// Pre-encoded batches of a workload, all connections together.
+pub(crate) const POOL_BATCHES_MAX: usize = 4_096;
+/// Request templates of a workload, all connections together: a partition's turn with one of the batches.
+pub(crate) const TEMPLATES_MAX: usize = 1 << 20;
+/// Keys that a workload may choose from; their distribution is a table.
+pub(crate) const KEYS_MAX: usize = 4 << 20;
+/// Largest record value of a workload, in bytes.
+pub(crate) const RECORD_BYTES_MAX: usize = 16 << 20;
+/// Topics of a workload.
+pub(crate) const TOPICS_MAX: usize = 10_000;
+/// Ranges of numbers that a lane of the verifier keeps apart; with more the run ends undecided.
+pub(crate) const LEDGER_RANGES_MAX: usize = 1 << 20;
+/// Offsets whose contents share one digest in the verifier.
+pub(crate) const DIGEST_OFFSETS: i64 = 4_096;
+/// Digests the verifier keeps for each partition: 17 billion offsets.
+pub(crate) const DIGESTS_MAX: usize = 4 << 20;
+/// Problems that a verdict describes one by one; more are only counted.
+pub(crate) const PROBLEMS_MAX: usize = 50;

@@ -1,9 +1,11 @@
 //! `ringlog-bench`: the load harness for any Kafka endpoint.
 //!
-//! Code map: `cli` (flags) → `commands`, `roofline`, `run`, `preset`, `knee`, `idle`, `gate` (what a command does) →
-//! `workload` (connections, threads, windows) → `generator`, `consumer`, `sink` (the loops) → `record` (samples) →
-//! `report`, `manifest` (results). Below them: `frame`, `batch`, `fetch_walk`, `kafka`, `wire` (bytes),
-//! `schedule` (open loop), `disk`, `ring`, `sys` (the machine), `limits`, `error`.
+//! Code map: `cli` (flags) → `load` (presets, workload files, `run`, `curve`), `verify` and `fault` (numbered records
+//! and their verdict), `commands`, `roofline`, `run` (suites), `preset`, `knee`, `idle`, `gate` (what a command does)
+//! → `workload` (connections, threads, windows), `search` (the knee) → `generator`, `consumer`, `sink` (the loops),
+//! `librdkafka` (the other client) → `record` (samples), `series` (seconds) → `report`, `manifest`, `progress`
+//! (results). Below them: `frame`, `batch`, `fetch_walk`, `kafka`, `wire` (bytes), `schedule`, `curve` (open loop),
+//! `disk`, `ring`, `sys` (the machine), `limits`, `error`.
 //!
 //! Invariants: intended send times are fixed by the rate and never moved; histograms are merged, percentiles
 //! never; what could not be measured is said. Must not: share code with the broker it measures.
@@ -12,7 +14,9 @@ mod batch;
 mod cli;
 mod commands;
 mod consumer;
+mod curve;
 mod error;
+mod fault;
 mod fetch_walk;
 mod frame;
 mod gate;
@@ -20,7 +24,9 @@ mod generator;
 mod idle;
 mod kafka;
 mod knee;
+mod librdkafka;
 mod limits;
+mod load;
 mod manifest;
 mod preset;
 mod probe;
@@ -31,9 +37,12 @@ mod ring;
 mod roofline;
 mod run;
 mod schedule;
+mod search;
+mod series;
 mod sink;
 mod suite;
 mod sys;
+mod verify;
 mod wire;
 mod workload;
 
@@ -49,7 +58,11 @@ fn main() -> ExitCode {
         Command::Consume(command) => commands::consume(&command),
         Command::E2e(command) => commands::e2e(&command),
         Command::Roofline(command) => roofline::command(&command),
-        Command::Run(command) => run::run(&command),
+        Command::Run(command) => load::run::command(&command),
+        Command::Curve(command) => load::sweep::command(&command),
+        Command::Verify(command) => return done(verify::command(&command)),
+        Command::Fault(command) => return done(fault::command(&command)),
+        Command::Suite(command) => run::run(&command),
         Command::CompareEndpoints(command) => run::compare(&command),
         Command::Preset(command) => preset::command(&command),
         Command::Knee(command) => knee::command(&command),

@@ -33,6 +33,8 @@ pub(crate) struct Manifest {
     cpus_server: Vec<usize>,
     data_dir: Option<BTreeMap<&'static str, String>>,
     endpoints: BTreeMap<String, String>,
+    /// What the endpoint says of itself; a fact it does not tell is `unknown`.
+    endpoint_facts: BTreeMap<String, String>,
 }
 
 fn read(path: &str) -> Option<String> {
@@ -102,7 +104,14 @@ impl Manifest {
             cpus_server: cpus_server.to_vec(),
             data_dir: data_dir.and_then(mount_of),
             endpoints,
+            endpoint_facts: BTreeMap::new(),
         }
+    }
+
+    /// The same with what the endpoint says of itself.
+    pub(crate) fn with_facts(mut self, facts: BTreeMap<String, String>) -> Self {
+        self.endpoint_facts = facts;
+        self
     }
 }
 

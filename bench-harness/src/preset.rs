@@ -74,6 +74,7 @@ pub(crate) fn command(command: &PresetCommand) -> Result<()> {
         acks: -1,
         pace,
         bytes_max: u64::MAX,
+        curve: None,
     };
     let consume = ConsumeLoad::following(command.consumers.max(1), false);
     let endpoint = &command.endpoint;

@@ -18,7 +18,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use serde::Serialize;
 
 use crate::error::{Result, io_err, protocol};
-use crate::limits::HISTOGRAM_NS_MAX;
+use crate::limits::{HISTOGRAM_NS_MAX, SERIES_SECONDS_MAX};
 
 const INTERVAL_NS: u64 = 1_000_000_000;
 /// Kinds of samples.
@@ -204,10 +204,21 @@ pub(crate) struct Totals {
     pub(crate) overflow: [u64; KINDS],
     /// Completed inside the window: produced, consumed.
     pub(crate) counters: [Counters; 2],
+    /// The same for each second of the window.
+    pub(crate) seconds: Vec<[Counters; 2]>,
+    /// The newest second that every thread has passed, and its histograms.
+    pub(crate) last: Option<(u64, [Option<Histogram<u64>>; KINDS])>,
 }
 
 impl Totals {
     fn add(&mut self, report: &Report) {
+        let second = (report.interval as usize).min(SERIES_SECONDS_MAX - 1);
+        if self.seconds.len() <= second {
+            self.seconds.resize(second + 1, Default::default());
+        }
+        for (sum, value) in self.seconds[second].iter_mut().zip(report.counters) {
+            sum.add(value);
+        }
         merge(&mut self.histograms, &report.histograms);
         for (sum, value) in self.overflow.iter_mut().zip(report.overflow) {
             *sum += value;
@@ -230,7 +241,7 @@ fn merge(into: &mut [Option<Histogram<u64>>; KINDS], from: &[Option<Histogram<u6
 }
 
 /// Gathers the reports of `threads` load threads until all have finished; writes the log; calls `progress`
-/// for each report with the sums so far.
+/// with the sums so far when a report came in and some second is complete.
 ///
 /// # Errors
 /// When the log cannot be written, or a thread died without finishing.
@@ -274,23 +285,26 @@ pub(crate) fn collect(
         if report.finished {
             reached[report.thread] = u64::MAX;
             running -= 1;
-        } else {
-            progress(&totals, report.interval);
         }
         let passed = reached.iter().copied().min().unwrap_or(u64::MAX);
         while let Some(entry) = open.first_entry().filter(|entry| *entry.key() < passed) {
             let interval = *entry.key();
-            for (kind, histogram) in Kind::ALL.iter().zip(entry.remove()) {
+            let histograms = entry.remove();
+            for (kind, histogram) in Kind::ALL.iter().zip(&histograms) {
                 let Some(histogram) = histogram else { continue };
                 writer
                     .write_histogram(
-                        &histogram,
+                        histogram,
                         Duration::from_secs(interval),
                         Duration::from_nanos(INTERVAL_NS),
                         Tag::new(kind.name()),
                     )
                     .map_err(|error| protocol(format!("histogram log: {error}")))?;
             }
+            totals.last = Some((interval, histograms));
+        }
+        if let Some((second, _)) = &totals.last {
+            progress(&totals, *second);
         }
     }
     sink.flush().map_err(io_err("histogram log"))?;

@@ -319,6 +319,7 @@ pub(crate) fn command(command: &RooflineCommand) -> Result<()> {
         acks: -1,
         pace: Pace::Max,
         bytes_max: u64::MAX,
+        curve: None,
     };
     let variants: &[bool] = if command.probe.sink_sync { &[false, true] } else { &[false] };
     for sync in variants.iter().filter(|_| wanted("sink")) {

@@ -1,4 +1,4 @@
-//! `run` and `compare-endpoints`: suites, the roofline beside them, and their reports.
+//! `suite` and `compare-endpoints`: suites, the roofline beside them, and their reports.
 //!
 //! Owner: the main thread. Invariant: every figure is put beside limits measured in the same run. Must not:
 //! average quantiles; a comparison shows the median of the rounds and their range.
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli::{CompareCommand, RunCommand};
+use crate::cli::{CompareCommand, SuiteCommand};
 use crate::error::{BenchError, Result, io_err};
 use crate::manifest::Manifest;
 use crate::report::{self, Phase, short_ns, write_json};
@@ -31,8 +31,8 @@ fn save(out: &Path, name: &str, text: &str) -> Result<()> {
     std::fs::write(&path, text).map_err(io_err(format!("write {}", path.display())))
 }
 
-/// `run`
-pub(crate) fn run(command: &RunCommand) -> Result<()> {
+/// `suite`
+pub(crate) fn run(command: &SuiteCommand) -> Result<()> {
     let mut args = command.probe.clone();
     args.probe_seconds =
         if command.quick { args.probe_seconds.min(0.4) } else { args.probe_seconds.min(1.0) };

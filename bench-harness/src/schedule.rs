@@ -4,7 +4,14 @@
 //! `n * connections + i` of the whole, and leaves at `start + that * records_per_request / rate`. Times are
 //! computed, never accumulated, and never moved when the sender is late.
 //!
+//! With a `Curve` the rate follows a profile (a day, say): the n-th request then leaves when the profile's integral
+//! reaches its records.
+//!
 //! Must not: look at a clock.
+
+use std::sync::Arc;
+
+use crate::curve::Curve;
 
 /// Pace of a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +31,7 @@ pub(crate) struct Schedule {
     connections: u64,
     connection: u64,
     next: u64,
+    curve: Option<Arc<Curve>>,
 }
 
 impl Schedule {
@@ -36,12 +44,21 @@ impl Schedule {
         connections: u64,
     ) -> Self {
         assert!(rate > 0 && records_per_request > 0 && connection < connections, "checked with the flags");
-        Self { start_ns, rate, records_per_request, connections, connection, next: 0 }
+        Self { start_ns, rate, records_per_request, connections, connection, next: 0, curve: None }
+    }
+
+    /// The same schedule along a profile; the constant rate no longer matters.
+    pub(crate) fn along(mut self, curve: Option<Arc<Curve>>) -> Self {
+        self.curve = curve;
+        self
     }
 
     /// When the next request is meant to leave, in CLOCK_MONOTONIC nanoseconds.
     pub(crate) fn due_ns(&self) -> u64 {
         let request = u128::from(self.next) * u128::from(self.connections) + u128::from(self.connection);
+        if let Some(curve) = &self.curve {
+            return self.start_ns + curve.due_ns((request * u128::from(self.records_per_request)) as u64);
+        }
         let offset = request * u128::from(self.records_per_request) * 1_000_000_000 / u128::from(self.rate);
         self.start_ns + offset as u64
     }
@@ -58,7 +75,14 @@ impl Schedule {
         let step = u128::from(self.connections) * u128::from(self.records_per_request) * 1_000_000_000;
         let due = self.due_ns();
         if due < end_ns {
-            count = ((u128::from(end_ns - due) * u128::from(self.rate)) / step) as u64;
+            count = match &self.curve {
+                None => ((u128::from(end_ns - due) * u128::from(self.rate)) / step) as u64,
+                Some(curve) => {
+                    let of = |time_ns: u64| curve.records_before(time_ns - self.start_ns);
+                    (of(end_ns).saturating_sub(of(due)) / (self.connections * self.records_per_request))
+                        .saturating_sub(1)
+                }
+            };
             probe.next += count;
             // Integer division may leave the count one short or one over.
             while probe.due_ns() < end_ns {

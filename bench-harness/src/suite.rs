@@ -79,6 +79,7 @@ pub(crate) fn shape(name: &str, pace: Pace) -> Option<ProduceLoad> {
         acks,
         pace,
         bytes_max: PRESET_PHASE_BYTES_MAX,
+        curve: None,
     })
 }
 
@@ -233,6 +234,7 @@ impl Suite<'_> {
         let load = ConsumeLoad {
             connections: LANES,
             fan_out: 1,
+            fan_out_part: 0.0,
             from,
             at_end,
             bytes_max: 1 << 20,
@@ -248,7 +250,7 @@ impl Suite<'_> {
         loop {
             tries -= 1;
             let plans = workload::plan_fetches(topic, partitions, &load)?;
-            match workload::consume(topic, plans, &load, &client) {
+            match workload::consume(plans, &load, &client) {
                 // Retention moved the start of the log between the look-up and the first fetch.
                 Err(BenchError::Endpoint { code: 1, .. }) if tries > 0 => {}
                 Err(error) => return Err(error),

@@ -70,6 +70,30 @@ pub(crate) fn host_cpu_ns() -> Option<(u64, u64)> {
     Some(((user + nice + system + irq + soft_irq) * tick_ns, steal * tick_ns))
 }
 
+/// For each core its busy and its whole time so far, in clock ticks; empty where /proc/stat cannot be read.
+pub(crate) fn host_cpu_ticks() -> Vec<(u64, u64)> {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let cores = stat.lines().skip(1).take_while(|line| line.starts_with("cpu"));
+    cores
+        .filter_map(|line| {
+            let ticks: Vec<u64> =
+                line.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
+            let [user, nice, system, idle, wait, irq, soft_irq, steal, ..] = ticks[..] else { return None };
+            let busy = user + nice + system + irq + soft_irq + steal;
+            Some((busy, busy + idle + wait))
+        })
+        .collect()
+}
+
+/// Sends a signal to a process.
+///
+/// # Errors
+/// When it does not exist or is not ours.
+pub(crate) fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: kill touches no memory of this process.
+    check(unsafe { libc::kill(pid as libc::pid_t, signal) }).map(drop)
+}
+
 /// Pins the calling thread to one core.
 pub(crate) fn pin_thread(cpu: usize) -> io::Result<()> {
     assert!(cpu < libc::CPU_SETSIZE as usize, "core numbers are checked when flags are parsed");

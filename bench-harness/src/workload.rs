@@ -12,14 +12,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::batch::{BatchImage, BatchShape, STAMP_BYTES};
 use crate::consumer::{AtEnd, Consumer, FetchPlan, FetchSpec, Goal, Position};
+use crate::curve::Curve;
 use crate::error::{BenchError, Result, io_err, protocol};
 use crate::frame::RequestTemplate;
 use crate::generator::{ConnectionPlan, Generator, LoadEnd, LoadSpec, Peer, open_stream};
 use crate::kafka::{Control, Partition};
-use crate::limits::{CONNECTIONS_MAX, IN_FLIGHT_MAX, REPORT_QUEUE_MAX};
+use crate::limits::{CONNECTIONS_MAX, IN_FLIGHT_MAX, REPORT_QUEUE_MAX, TEMPLATES_MAX};
 use crate::progress::Progress;
 use crate::record::{Recorder, Report, Totals, Window, collect};
 use crate::schedule::Pace;
+use crate::series::{Intent, Watch};
 use crate::sys;
 
 /// How many records go in a batch.
@@ -50,6 +52,8 @@ pub(crate) struct ProduceLoad {
     pub(crate) pace: Pace,
     /// Batch bytes after which the load stops early.
     pub(crate) bytes_max: u64,
+    /// Profile that the rate follows; `pace` then has its mean.
+    pub(crate) curve: Option<Arc<Curve>>,
 }
 
 /// What the consumer side of a workload does.
@@ -60,6 +64,8 @@ pub(crate) struct ConsumeLoad {
     pub(crate) connections: usize,
     /// Groups, each of which reads everything.
     pub(crate) fan_out: usize,
+    /// Share of the partitions that one more group reads, 0 to 1.
+    pub(crate) fan_out_part: f64,
     /// Start.
     pub(crate) from: From,
     /// Behaviour at the end offset.
@@ -80,6 +86,7 @@ impl ConsumeLoad {
         ConsumeLoad {
             connections,
             fan_out: 1,
+            fan_out_part: 0.0,
             from: From::Latest,
             at_end: AtEnd::Follow,
             bytes_max: 1 << 20,
@@ -87,6 +94,11 @@ impl ConsumeLoad {
             wait_ms_max: 500,
             check_crc,
         }
+    }
+
+    /// How many times every record is read, on average over the partitions.
+    pub(crate) fn copies(&self) -> f64 {
+        if self.at_end == AtEnd::Follow { self.fan_out as f64 + self.fan_out_part } else { 0.0 }
     }
 }
 
@@ -167,7 +179,7 @@ impl Client {
 }
 
 /// Wall clock in milliseconds, for the batches' timestamps.
-fn wall_ms() -> i64 {
+pub(crate) fn wall_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as i64)
 }
 
@@ -191,6 +203,16 @@ pub(crate) fn plan_connections(
     load: &ProduceLoad,
     image: &BatchImage,
 ) -> Result<Vec<ConnectionPlan>> {
+    plan_pool(topic, partitions, load, std::slice::from_ref(image))
+}
+
+/// The same with a pool of batches, all of the same number of records, that the requests take in turns.
+pub(crate) fn plan_pool(
+    topic: &str,
+    partitions: &[Partition],
+    load: &ProduceLoad,
+    images: &[BatchImage],
+) -> Result<Vec<ConnectionPlan>> {
     if load.connections == 0 || load.connections > CONNECTIONS_MAX || load.in_flight == 0 {
         return Err(BenchError::Usage("connections or in-flight out of bounds".into()));
     }
@@ -211,10 +233,16 @@ pub(crate) fn plan_connections(
         let peers = (load.connections - connection % groups.len()).div_ceil(groups.len());
         let place = connection / groups.len();
         let turns = indexes.len().div_ceil(peers * width).max(1);
-        let mut templates = Vec::with_capacity(turns);
-        for turn in 0..turns {
-            let first = (turn * peers + place) * width;
+        // Neighbouring connections start at different batches; a round over the partitions shifts them by one.
+        let rounds = images.len().div_ceil(turns).max(1);
+        if load.connections.saturating_mul(turns * rounds) > TEMPLATES_MAX {
+            return Err(BenchError::Usage(format!("more than {TEMPLATES_MAX} request templates")));
+        }
+        let mut templates = Vec::with_capacity(turns * rounds);
+        for turn in 0..turns * rounds {
+            let first = (turn % turns * peers + place) * width;
             let chosen: Vec<i32> = (0..width).map(|k| indexes[(first + k) % indexes.len()]).collect();
+            let image = &images[(connection + turn + turn / turns) % images.len()];
             templates.push(RequestTemplate::encode(topic, &chosen, load.acks, image)?);
         }
         plans.push(ConnectionPlan { target: *leader, templates });
@@ -238,7 +266,7 @@ pub(crate) fn misrouted(partitions: &[Partition]) -> Result<Vec<Partition>> {
     Ok(partitions.iter().map(|part| Partition { index: part.index, leader: next(part.leader) }).collect())
 }
 
-fn by_leader(partitions: &[Partition]) -> Vec<(std::net::SocketAddr, Vec<i32>)> {
+pub(crate) fn by_leader(partitions: &[Partition]) -> Vec<(std::net::SocketAddr, Vec<i32>)> {
     let mut groups: Vec<(std::net::SocketAddr, Vec<i32>)> = Vec::new();
     for partition in partitions {
         match groups.iter_mut().find(|(leader, _)| *leader == partition.leader) {
@@ -249,7 +277,7 @@ fn by_leader(partitions: &[Partition]) -> Vec<(std::net::SocketAddr, Vec<i32>)> 
     groups
 }
 
-type Handles = Vec<JoinHandle<Result<LoadEnd>>>;
+pub(crate) type Handles = Vec<JoinHandle<Result<LoadEnd>>>;
 type OpenedProducer = (u64, TcpStream, Vec<RequestTemplate>);
 
 fn open_producers(plans: Vec<ConnectionPlan>, client: &Client) -> Result<Vec<OpenedProducer>> {
@@ -297,12 +325,12 @@ fn spawn_producers(
     Ok(handles)
 }
 
-fn join(handles: Handles) -> Result<Vec<LoadEnd>> {
+pub(crate) fn join(handles: Handles) -> Result<Vec<LoadEnd>> {
     handles.into_iter().map(|handle| handle.join().map_err(|_| protocol("a load thread panicked"))?).collect()
 }
 
 /// Reads processor times at both ends of the window.
-fn watch_host(client: &Client, window: Window) -> JoinHandle<HostUse> {
+pub(crate) fn watch_host(client: &Client, window: Window) -> JoinHandle<HostUse> {
     let pid = client.server_pid;
     std::thread::spawn(move || {
         let sleep_until =
@@ -326,7 +354,7 @@ fn watch_host(client: &Client, window: Window) -> JoinHandle<HostUse> {
 }
 
 /// The watcher's figures, unless the load ended before the window they cover.
-fn host_use(watcher: JoinHandle<HostUse>, ended_early: bool) -> Option<HostUse> {
+pub(crate) fn host_use(watcher: JoinHandle<HostUse>, ended_early: bool) -> Option<HostUse> {
     if ended_early { None } else { watcher.join().ok() }
 }
 
@@ -334,6 +362,7 @@ fn load_spec(load: &ProduceLoad, client: &Client, peer: Peer) -> Arc<LoadSpec> {
     Arc::new(LoadSpec {
         peer,
         pace: load.pace,
+        curve: load.curve.clone(),
         in_flight: load.in_flight,
         acked: load.acks != 0 || peer == Peer::Sink,
         drain: client.drain,
@@ -358,9 +387,8 @@ pub(crate) fn produce(
     let handles = spawn_producers(&spec, window, opened, client, &sender)?;
     drop(sender);
     let host = watch_host(client, window);
-    let mut progress = Progress::new(client.progress, window);
-    let totals =
-        collect(handles.len(), &receiver, client.log.as_deref(), |totals, at| progress.show(totals, at));
+    let intent = Intent { pace: Some(load.pace), curve: load.curve.clone(), ..Intent::default() };
+    let totals = gather(handles.len(), &receiver, client, window, &intent);
     let ends = join(handles)?;
     let totals = totals?;
     let ended_early = spec.stop.load(Ordering::Relaxed);
@@ -373,6 +401,22 @@ pub(crate) fn produce(
         undelivered: None,
         request_shape: Some(shape),
     })
+}
+
+/// Collects what the load threads report, with the live view and the series beside it.
+pub(crate) fn gather(
+    threads: usize,
+    receiver: &std::sync::mpsc::Receiver<Report>,
+    client: &Client,
+    window: Window,
+    intent: &Intent,
+) -> Result<Totals> {
+    let watch = Watch::start(client.server_pid, window);
+    let mut progress = Progress::new(client.progress, window).with(watch.live(), intent.copies);
+    let log = client.log.as_deref();
+    let totals = collect(threads, receiver, log, |totals, second| progress.show(totals, second))?;
+    watch.finish(log, &totals, intent)?;
+    Ok(totals)
 }
 
 fn elapsed(window: Window, ends: &[LoadEnd], ended_early: bool) -> u64 {
@@ -393,8 +437,27 @@ pub(crate) fn plan_fetches(
     let earliest = Control::list_offsets(topic, partitions, -2)?;
     let latest = Control::list_offsets(topic, partitions, -1)?;
     let mut plans: Vec<FetchPlan> = Vec::new();
+    let part = (partitions.len() as f64 * load.fan_out_part.clamp(0.0, 1.0)).round() as usize;
+    let whole = (0..load.fan_out).map(|_| (partitions, true));
+    // The last group reads the first partitions only.
+    let partial = (part > 0).then(|| (&partitions[..part], false));
+    for (partitions, counted) in whole.chain(partial) {
+        plan_group(topic, partitions, counted, load, (&earliest, &latest), &mut plans);
+    }
+    Ok(plans)
+}
+
+/// Plans one group of consumers. `bounds` are the first and the next offsets, in the order of the partitions.
+fn plan_group(
+    topic: &str,
+    partitions: &[Partition],
+    counted: bool,
+    load: &ConsumeLoad,
+    (earliest, latest): (&[i64], &[i64]),
+    plans: &mut Vec<FetchPlan>,
+) {
     let groups = by_leader(partitions);
-    for connection in (0..load.fan_out).flat_map(|_| 0..load.connections) {
+    for connection in 0..load.connections {
         let (leader, indexes) = &groups[connection % groups.len()];
         let peers = (load.connections - connection % groups.len()).div_ceil(groups.len());
         let place = connection / groups.len();
@@ -416,15 +479,13 @@ pub(crate) fn plan_fetches(
         }
         positions.sort_by_key(|position| position.partition);
         if !positions.is_empty() {
-            plans.push(FetchPlan { target: *leader, positions });
+            plans.push(FetchPlan { topic: topic.to_owned(), counted, target: *leader, positions });
         }
     }
-    Ok(plans)
 }
 
-fn fetch_spec(topic: &str, load: &ConsumeLoad, client: &Client, goal: Option<Arc<Goal>>) -> Arc<FetchSpec> {
+fn fetch_spec(load: &ConsumeLoad, client: &Client, goal: Option<Arc<Goal>>) -> Arc<FetchSpec> {
     Arc::new(FetchSpec {
-        topic: topic.to_owned(),
         bytes_max: load.bytes_max,
         bytes_min: load.bytes_min,
         wait_ms_max: load.wait_ms_max,
@@ -436,17 +497,17 @@ fn fetch_spec(topic: &str, load: &ConsumeLoad, client: &Client, goal: Option<Arc
     })
 }
 
-fn open_consumers(plans: Vec<FetchPlan>, client: &Client) -> Result<Vec<(TcpStream, Vec<Position>)>> {
+fn open_consumers(plans: Vec<FetchPlan>, client: &Client) -> Result<Vec<(TcpStream, FetchPlan)>> {
     plans
         .into_iter()
-        .map(|plan| Ok((open_stream(plan.target, client.congestion.as_deref())?, plan.positions)))
+        .map(|plan| Ok((open_stream(plan.target, client.congestion.as_deref())?, plan)))
         .collect()
 }
 
 fn spawn_consumers(
     spec: &Arc<FetchSpec>,
     window: Window,
-    opened: Vec<(TcpStream, Vec<Position>)>,
+    opened: Vec<(TcpStream, FetchPlan)>,
     client: &Client,
     first_thread: usize,
     reports: &SyncSender<Report>,
@@ -466,22 +527,15 @@ fn spawn_consumers(
 }
 
 /// Runs a consume workload.
-pub(crate) fn consume(
-    topic: &str,
-    plans: Vec<FetchPlan>,
-    load: &ConsumeLoad,
-    client: &Client,
-) -> Result<Outcome> {
+pub(crate) fn consume(plans: Vec<FetchPlan>, load: &ConsumeLoad, client: &Client) -> Result<Outcome> {
     let opened = open_consumers(plans, client)?;
-    let spec = fetch_spec(topic, load, client, None);
+    let spec = fetch_spec(load, client, None);
     let (sender, receiver) = sync_channel(REPORT_QUEUE_MAX);
     let window = Window::soon(client.warmup, client.duration);
     let handles = spawn_consumers(&spec, window, opened, client, 0, &sender)?;
     drop(sender);
     let host = watch_host(client, window);
-    let mut progress = Progress::new(client.progress, window);
-    let totals =
-        collect(handles.len(), &receiver, client.log.as_deref(), |totals, at| progress.show(totals, at));
+    let totals = gather(handles.len(), &receiver, client, window, &Intent::default());
     let ends = join(handles)?;
     let totals = totals?;
     let last = ends.iter().map(|end| end.last_completion_ns).max().unwrap_or(0);
@@ -499,7 +553,6 @@ pub(crate) fn consume(
 
 /// Runs producers and tail consumers together; the consumers read the stamps the producers wrote.
 pub(crate) fn end_to_end(
-    topic: &str,
     plans: Vec<ConnectionPlan>,
     load: &ProduceLoad,
     fetch_plans: Vec<FetchPlan>,
@@ -511,7 +564,7 @@ pub(crate) fn end_to_end(
     let consumed = open_consumers(fetch_plans, client)?;
     let goal = Arc::new(Goal::default());
     let spec = load_spec(load, client, Peer::Kafka);
-    let fetch = fetch_spec(topic, consume, client, Some(Arc::clone(&goal)));
+    let fetch = fetch_spec(consume, client, Some(Arc::clone(&goal)));
     let (sender, receiver) = sync_channel(REPORT_QUEUE_MAX);
     let window = Window::soon(client.warmup, client.duration);
     let producers = spawn_producers(&spec, window, produced, client, &sender)?;
@@ -535,8 +588,13 @@ pub(crate) fn end_to_end(
             ends
         })
     };
-    let mut progress = Progress::new(client.progress, window);
-    let totals = collect(threads, &receiver, client.log.as_deref(), |totals, at| progress.show(totals, at));
+    let intent = Intent {
+        pace: Some(load.pace),
+        curve: load.curve.clone(),
+        copies: consume.copies(),
+        ..Intent::default()
+    };
+    let totals = gather(threads, &receiver, client, window, &intent);
     let mut ends = watcher.join().map_err(|_| protocol("the watcher panicked"))??;
     ends.extend(join(consumers)?);
     let totals = totals?;
@@ -585,6 +643,7 @@ mod tests {
             acks: 1,
             pace: Pace::Rate(rate),
             bytes_max: u64::MAX,
+            curve: None,
         }
     }
 

@@ -4,14 +4,16 @@
 //! address; an accept error never ends the loop; a stop closes the socket. It must not read from connections.
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::rc::Rc;
 
 use glommio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::connection;
 use super::idle::Seats;
 use crate::api;
+use crate::limits::ACCEPT_BACKLOG;
 use crate::metrics::{self, Counter};
 use crate::rt;
 use crate::shard::Shard;
@@ -21,8 +23,20 @@ const ACCEPT_RETRY_MS: u64 = 50;
 
 /// Opens this core's listening socket on `address`.
 pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(address)
-        .map_err(|error| std::io::Error::other(format!("cannot listen on {address}: {error}")))
+    open(address).map_err(|error| std::io::Error::other(format!("cannot listen on {address}: {error}")))
+}
+
+/// A socket with SO_REUSEPORT, and with SO_REUSEADDR, which accepted connections inherit: what remains of them after
+/// the broker's end (TIME_WAIT, a minute long) must not keep the next broker from the port. Two brokers at once are
+/// still refused at the start: a socket that listens is in the way of the preflight's whatever its options.
+fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_port(true)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(ACCEPT_BACKLOG)?;
+    // SAFETY: the descriptor is a listening socket that nobody else owns any more.
+    Ok(unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) })
 }
 
 /// Accepts connections of listener number `number` until the broker stops.

@@ -99,7 +99,7 @@ impl Log {
     ) -> Result<Appended, AppendError> {
         let config = *self.config.borrow();
         let flush_for_ack = durability == Durability::Flushed && !config.is_relaxed();
-        let (position, base_offset, allocated, unflushed_records) = {
+        let (position, base_offset, allocated, flush_now) = {
             let mut state = self.state.borrow_mut();
             match state.producers.check(&batch) {
                 SequenceCheck::Next => {}
@@ -121,18 +121,18 @@ impl Log {
             record_batch::patch(incoming.bytes(), base_offset, leader_epoch);
             let (position, allocated) = state.place(incoming, &batch, leader_epoch, log_append_time_ms);
             let log_end_offset = state.log_end_offset;
-            state.commit.note_append(position, log_end_offset, flush_for_ack);
             let unflushed = log_end_offset - state.commit.flush_asked_offset;
-            if flush_for_ack || config.flush_records <= unflushed {
+            let flush_now = flush_for_ack || config.flush_records <= unflushed;
+            if flush_now {
                 state.commit.flush_asked_offset = log_end_offset;
             }
-            (position, base_offset, allocated, unflushed)
+            state.commit.note_append(position, log_end_offset, flush_for_ack, flush_now);
+            (position, base_offset, allocated, flush_now)
         };
         if allocated > 0 {
             self.cache.charge(self, allocated);
         }
         self.pump_writes();
-        let flush_now = flush_for_ack || config.flush_records <= unflushed_records;
         let durable = self.wait_durable(position, flush_now);
         if !flush_now && config.flush_ms != i64::MAX {
             self.flush_later(config.flush_ms);

@@ -56,7 +56,7 @@ impl TailCache {
         }
         // Each turn drops one queue entry or stops: chunks still in flight wait for the next charge.
         let mut turns = self.queue.borrow().len();
-        self.shrink_if_unneeded();
+        self.shrink_if_unneeded(metrics::now_ns());
         let allowed_bytes = self.allowed_bytes.get();
         while self.used_bytes.get() > allowed_bytes && turns > 0 {
             turns -= 1;
@@ -90,12 +90,11 @@ impl TailCache {
     }
 
     /// Halves the budget when nobody has needed the older half for a while.
-    fn shrink_if_unneeded(&self) {
+    fn shrink_if_unneeded(&self, now_ns: u64) {
         let least_bytes = self.limit_bytes.min(TAIL_BYTES_MIN);
         if self.allowed_bytes.get() <= least_bytes {
             return;
         }
-        let now_ns = metrics::now_ns();
         if now_ns.saturating_sub(self.needed_ns.get()) >= TAIL_UNNEEDED_NS {
             self.needed_ns.set(now_ns);
             self.allowed_bytes.set((self.allowed_bytes.get() / 2).max(least_bytes));
@@ -130,10 +129,9 @@ mod tests {
         fill(8 * TAIL_BYTES_MIN);
         cache.note_missed_read(1);
         assert_eq!(cache.allowed_bytes.get(), 4 * TAIL_BYTES_MIN, "never above the configured one");
-        cache.shrink_if_unneeded();
+        cache.shrink_if_unneeded(cache.needed_ns.get());
         assert_eq!(cache.allowed_bytes.get(), 4 * TAIL_BYTES_MIN, "just needed");
-        cache.needed_ns.set(metrics::now_ns().saturating_sub(TAIL_UNNEEDED_NS));
-        cache.shrink_if_unneeded();
+        cache.shrink_if_unneeded(cache.needed_ns.get() + TAIL_UNNEEDED_NS);
         assert_eq!(cache.allowed_bytes.get(), 2 * TAIL_BYTES_MIN);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Owner: one core. All positions and lengths of `write` and `read` are multiples of the block size.
 //! Invariants a disk must keep: a write's memory stays alive until its completion even when the future
-//! is dropped; a flush covers every write that completed before it was called, and nothing more.
+//! is dropped; a flush covers every write that completed before it was called, and nothing more; a durable
+//! write covers itself, and nothing more.
 //! It must not retry: the first error is the log's to handle.
 
 use std::future::Future;
@@ -19,8 +20,9 @@ pub type IoFuture<T> = Pin<Box<dyn Future<Output = io::Result<T>>>>;
 
 /// One open segment file.
 pub trait DiskFile {
-    /// Writes the whole buffer at `position`; completes when the device has taken it.
-    fn write(&self, buffer: Rc<DmaBuffer>, position: u64) -> IoFuture<()>;
+    /// Writes the whole buffer at `position`; completes when the device has taken it or, if `durable`, when it
+    /// survives power loss (`O_DSYNC`: this write only, not what was written before it).
+    fn write(&self, buffer: Rc<DmaBuffer>, position: u64, durable: bool) -> IoFuture<()>;
     /// Reads up to `size` bytes from `position` (fewer at the end of the file).
     fn read(&self, position: u64, size: usize) -> IoFuture<Rc<ReadResult>>;
     /// Makes all completed writes survive power loss (`fdatasync`).

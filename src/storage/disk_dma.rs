@@ -4,8 +4,10 @@
 //! Invariants: writes hold their buffer inside glommio's source until the completion arrives; a short
 //! write is an error. Nothing here runs a blocking system call on the core's own thread.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::OnceLock;
@@ -20,8 +22,28 @@ use crate::rt::blocking as off_core;
 /// Direct I/O through this core's io_uring.
 pub struct DmaDisk;
 
+#[derive(Clone)]
 struct OpenFile {
     file: Rc<DmaFile>,
+    /// The same file opened with `O_DSYNC`, from the first durable write on.
+    synchronous: Rc<RefCell<Option<Rc<DmaFile>>>>,
+}
+
+/// Opens for direct I/O what a descriptor has open, whatever its name is by now.
+async fn open_again(descriptor: &impl AsRawFd, flags: libc::c_int) -> io::Result<Rc<DmaFile>> {
+    let by_descriptor = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+    let mut options = OpenOptions::new();
+    plain(options.read(true).write(true).custom_flags(flags).dma_open(&by_descriptor).await).map(Rc::new)
+}
+
+/// The file's descriptor for durable writes, opened by whoever comes first.
+async fn synchronous(open: &OpenFile) -> io::Result<Rc<DmaFile>> {
+    if let Some(file) = &*open.synchronous.borrow() {
+        return Ok(file.clone());
+    }
+    let file = open_again(&*open.file, libc::O_DSYNC).await?;
+    // (A second one, opened meanwhile, is dropped; glommio closes it.)
+    Ok(open.synchronous.borrow_mut().get_or_insert(file).clone())
 }
 
 fn plain<T>(result: Result<T, glommio::GlommioError<()>>) -> io::Result<T> {
@@ -29,9 +51,13 @@ fn plain<T>(result: Result<T, glommio::GlommioError<()>>) -> io::Result<T> {
 }
 
 impl DiskFile for OpenFile {
-    fn write(&self, buffer: Rc<DmaBuffer>, position: u64) -> IoFuture<()> {
-        let file = self.file.clone();
+    fn write(&self, buffer: Rc<DmaBuffer>, position: u64, durable: bool) -> IoFuture<()> {
+        let open = self.clone();
         Box::pin(async move {
+            // Without a descriptor for it (too many are open) a flush behind the write does the same.
+            let synchronous = if durable { synchronous(&open).await.ok() } else { None };
+            let flush_after = durable && synchronous.is_none();
+            let file = synchronous.unwrap_or(open.file);
             let size = buffer.len();
             let written = plain(file.write_rc_at(buffer, position).await)?;
             if written != size {
@@ -39,7 +65,7 @@ impl DiskFile for OpenFile {
                     "short write at byte {position}: {written} of {size} bytes"
                 )));
             }
-            Ok(())
+            if flush_after { plain(file.fdatasync().await) } else { Ok(()) }
         })
     }
 
@@ -58,7 +84,6 @@ impl DiskFile for OpenFile {
     }
 
     fn truncate(&self, size: u64) -> IoFuture<()> {
-        use std::os::fd::AsRawFd;
         let file = self.file.clone();
         Box::pin(async move {
             let fd = file.as_raw_fd();
@@ -74,7 +99,6 @@ impl DiskFile for OpenFile {
     }
 
     fn reserve(&self, from: u64, size: u64) -> IoFuture<()> {
-        use std::os::fd::AsRawFd;
         let file = self.file.clone();
         Box::pin(async move {
             let fd = file.as_raw_fd();
@@ -155,7 +179,6 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 /// Where the last written bytes of a file end: behind them lie only extents that are reserved and read as zeros, which
 /// a scan of ten thousand idle partitions need not read. The file's length where the file system does not say.
 pub fn data_end(file: &fs::File) -> io::Result<u64> {
-    use std::os::fd::AsRawFd;
     let length = file.metadata()?.len();
     // SAFETY: plain system calls on a descriptor that `file` keeps open; nobody uses its file offset.
     let seek = |from: u64, whence| unsafe { libc::lseek(file.as_raw_fd(), from as i64, whence) };
@@ -188,17 +211,15 @@ pub fn write_small_blocking(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 impl Disk for DmaDisk {
     fn open(&self, path: &Path, create: bool) -> IoFuture<Rc<dyn DiskFile>> {
-        use std::os::fd::AsRawFd;
         let path = path.to_owned();
         Box::pin(async move {
             // glommio looks the path up again after opening it and panics when it is gone, as a segment
             // is that retention renames meanwhile. A descriptor's own path cannot go.
             let open = move || fs::File::options().read(true).write(true).create(create).open(&path);
             let held = off_core(open).await?;
-            let by_descriptor = format!("/proc/self/fd/{}", held.as_raw_fd());
-            let file = plain(OpenOptions::new().read(true).write(true).dma_open(&by_descriptor).await)?;
+            let file = open_again(&held, 0).await?;
             drop(held);
-            Ok(Rc::new(OpenFile { file: Rc::new(file) }) as Rc<dyn DiskFile>)
+            Ok(Rc::new(OpenFile { file, synchronous: Rc::default() }) as Rc<dyn DiskFile>)
         })
     }
 

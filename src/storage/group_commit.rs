@@ -1,6 +1,8 @@
 //! Watermarks, acks and shared flushes of one log.
 //!
-//! Owner: one log. Invariants: one flush at a time, for everybody whose bytes were written before it
+//! Owner: one log. What asks for a flush when it is appended is written durably (`O_DSYNC`) and flushed when it is
+//! written. A flush is for the rest: bytes that were written before somebody asked.
+//! Invariants: one flush at a time, for everybody whose bytes were written before it
 //! began; `flushed` moves to what was written when the flush was *issued*, never further (io_uring does
 //! not order a flush behind writes in flight); a batch becomes visible in order, when the durability its
 //! producer asked for is reached. The first flush error fails the log: a retried `fdatasync` reports
@@ -81,6 +83,11 @@ impl Commit {
         self.flushed
     }
 
+    /// Log position up to which somebody asked for a flush.
+    pub(super) fn flush_wanted(&self) -> u64 {
+        self.flush_wanted
+    }
+
     pub(super) fn high_watermark(&self) -> i64 {
         self.high_watermark
     }
@@ -97,15 +104,23 @@ impl Commit {
             }
             assert!(first.end >= self.written);
             self.written = first.end;
+            // A durable write flushes itself only: it counts when everything before it is flushed.
+            if first.durable_from.is_some_and(|from| from <= self.flushed) {
+                self.flushed = self.flushed.max(first.end);
+            }
             self.in_flight.pop_front();
             moved = true;
         }
         moved
     }
 
-    /// Notes an appended batch: it ends at `position`, and the log then ends at `offset`.
-    pub(super) fn note_append(&mut self, position: u64, offset: i64, flushed: bool) {
+    /// Notes an appended batch: it ends at `position`, and the log then ends at `offset`. It is visible when
+    /// `flushed`, or else written; `flush_now` has it written durably.
+    pub(super) fn note_append(&mut self, position: u64, offset: i64, flushed: bool, flush_now: bool) {
         self.appended = position;
+        if flush_now {
+            self.flush_wanted = position;
+        }
         self.marks.push_back(Mark { position, offset, flushed });
     }
 

@@ -251,11 +251,11 @@ pub async fn zero_fill(file: &Rc<dyn DiskFile>, from: u64, to: u64) -> io::Resul
         let size = (to - at).min(CHUNK_SIZE_MAX as u64) as usize;
         assert!(size.is_multiple_of(BLOCK_SIZE));
         if size == CHUNK_SIZE_MAX {
-            file.write(zeros.dma(), at).await?;
+            file.write(zeros.dma(), at, false).await?;
         } else {
             let rest = IoBuf::allocate(size);
             rest.zero(0, size);
-            file.write(rest.dma(), at).await?;
+            file.write(rest.dma(), at, false).await?;
         }
         at += size as u64;
     }

@@ -25,6 +25,8 @@ pub(super) struct InFlight {
     /// Segment whose name must be durable before the write counts.
     pub(super) segment: Rc<super::segment::Segment>,
     pub(super) done: bool,
+    /// First log position of the write, if all of it is durable when it completes.
+    pub(super) durable_from: Option<u64>,
 }
 
 /// Whether the last, partly filled block waits for a batch that is being received.
@@ -52,6 +54,7 @@ struct Planned {
     file: Rc<dyn DiskFile>,
     position: u64,
     end: u64,
+    durable: bool,
 }
 
 impl Log {
@@ -76,7 +79,7 @@ impl Log {
             rt::spawn(async move {
                 let since_ns = metrics::now_ns();
                 metrics::add(Counter::DiskWriteBytes, planned.buffer.len() as u64);
-                let outcome = planned.file.write(planned.buffer, planned.position).await;
+                let outcome = planned.file.write(planned.buffer, planned.position, planned.durable).await;
                 metrics::record_since(Series::ProduceWrite, since_ns);
                 log.write_done(planned.end, outcome);
             });
@@ -159,6 +162,8 @@ impl LogState {
         // The file of an active segment is always open; a sealed one has nothing left to write.
         let Some(file) = chunk.segment.open_file() else { return Plan::Wait };
         let end = chunk.start() + to as u64;
+        // Whoever waits for a flush of some of these bytes gets it with the write itself.
+        let durable = self.commit.flush_wanted() > chunk.start() + chunk.issued as u64;
         let was_open = !chunk.closed;
         let (buffer, position) = plan_buffer(chunk, from, to);
         chunk.issued = to;
@@ -169,11 +174,12 @@ impl LogState {
             block_end: segment.base_position + block_ceil(end - segment.base_position),
             segment,
             done: false,
+            durable_from: durable.then_some(block_start),
         });
         if early {
             self.tail.note_early_close(to);
         }
-        Plan::Write(Planned { buffer, file, position, end })
+        Plan::Write(Planned { buffer, file, position, end, durable })
     }
 }
 
