@@ -184,9 +184,13 @@ impl Loader {
     }
 }
 
+/// A key, a value, and whose transaction it belongs to (see [`load_all`]).
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) type LooseRecord = (Vec<u8>, Option<Vec<u8>>, u8);
+
 /// Loads records (key, value, whose transaction: 0 for none) and makes the groups of them, as a start does.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn load_all(records: &[(Vec<u8>, Option<Vec<u8>>, u8)]) {
+pub(crate) fn load_all(records: &[LooseRecord]) {
     let mut loader = Loader::default();
     for (offset, (key, value, owner)) in (0..).zip(records) {
         let producer = RecordProducer { id: i64::from(*owner >> 1), epoch: 0 };

@@ -21,7 +21,7 @@ use futures_lite::future::or;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::input::Input;
-use super::live_requests::{Known, request};
+use super::live_requests::{Known, Request, request};
 use super::memory;
 use crate::api::{self, ConnectionContext, Handled};
 use crate::catalog::{CatalogChange, CatalogStore};
@@ -198,7 +198,7 @@ struct Client {
     pending: Rc<Cell<usize>>,
     answered: Rc<Event>,
     gone: Rc<Cell<bool>>,
-    learned: Rc<RefCell<Vec<(i16, i16, Vec<u8>)>>>,
+    learned: Rc<RefCell<Vec<Request>>>,
 }
 
 impl Client {
