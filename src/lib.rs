@@ -11,6 +11,8 @@ pub mod cli;
 pub mod config;
 pub mod coordinator;
 pub mod fs;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod limits;
 pub mod maps;
 pub mod memory;

@@ -116,8 +116,12 @@ pub const FETCH_RESPONSE_BYTES_MAX: usize = 16 << 20;
 /// Longest wait of a parked fetch, milliseconds.
 pub const FETCH_WAIT_MS_MAX: i32 = 5 * 60 * 1000;
 
-/// Records that a Produce response names one by one as the reason why their batch was refused.
+/// Records that a Produce response names one by one as the reason why their batch was refused, all batches together.
 pub const RECORD_ERRORS_MAX: usize = 1000;
+
+/// Groups and client metrics subscriptions of which nothing is set that one DescribeConfigs answers in full: any name
+/// is one, and the answer a thousand times larger than its name.
+pub const DESCRIBED_DEFAULTS_MAX: usize = 1000;
 
 /// Partitions in one fetch session (KIP-227).
 pub const FETCH_SESSION_PARTITIONS_MAX: usize = 100_000;

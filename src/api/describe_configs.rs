@@ -13,6 +13,7 @@ use crate::config::{
     BROKER_KEYS, BrokerConfig, CLIENT_METRICS_KEYS, GROUP_KEYS, KeySpec, Source, Synonym, TOPIC_KEYS,
     broker_key, is_dynamic, topic_value,
 };
+use crate::limits::DESCRIBED_DEFAULTS_MAX;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
@@ -44,6 +45,7 @@ pub fn respond(
 ) -> DescribeConfigsResponse {
     let documented = version >= DOCUMENTATION_VERSION_MIN && request.include_documentation;
     let mut seen = HashSet::new();
+    let mut defaults_left = DESCRIBED_DEFAULTS_MAX;
     let results = request
         .resources
         .iter()
@@ -52,7 +54,14 @@ pub fn respond(
             let answer = DescribeConfigsResult::default()
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name.clone());
-            match describe(catalog, broker, resource, request.include_synonyms, documented) {
+            let outcome = match is_unset(catalog, resource) {
+                true if defaults_left == 0 => Err(too_many_defaults()),
+                unset => {
+                    defaults_left -= usize::from(unset);
+                    describe(catalog, broker, resource, request.include_synonyms, documented)
+                }
+            };
+            match outcome {
                 Ok(configs) => answer.with_error_message(None).with_configs(configs),
                 Err(error) => {
                     answer.with_error_code(error.code).with_error_message(Some(text(error.message)))
@@ -60,6 +69,22 @@ pub fn respond(
             }
         });
     DescribeConfigsResponse::default().with_results(results.collect())
+}
+
+/// Whether it is a resource that any name stands for, and nothing is set for this one.
+fn is_unset(catalog: &Catalog, resource: &DescribeConfigsResource) -> bool {
+    let kind = match resource.resource_type {
+        GROUP => ResourceKind::Group,
+        CLIENT_METRICS => ResourceKind::ClientMetrics,
+        _ => return false,
+    };
+    catalog.dynamic.configs(kind, resource.resource_name.as_str()).is_none()
+}
+
+fn too_many_defaults() -> ItemError {
+    let message =
+        format!("one request describes at most {DESCRIBED_DEFAULTS_MAX} resources without a setting");
+    ItemError::new(ResponseError::InvalidRequest, message)
 }
 
 /// The source of a topic key's value, as DescribeConfigs and CreateTopics number it.

@@ -3,7 +3,7 @@
 //!
 //! Owner: the connection's core asks coordinators and partitions. It must not change anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
 
 use kafka_protocol::ResponseError;
@@ -37,8 +37,10 @@ pub(super) async fn describe(
     shard: &Rc<Shard>,
     request: &DescribeTransactionsRequest,
 ) -> DescribeTransactionsResponse {
-    let mut states = Vec::with_capacity(request.transactional_ids.len());
-    for id in &request.transactional_ids {
+    // Once each, however often it is asked for: what is known of it may be a million times larger than its name.
+    let mut seen = HashSet::new();
+    let mut states = Vec::new();
+    for id in request.transactional_ids.iter().filter(|id| seen.insert(*id)) {
         let found = txn_api::describe(shard, id).await;
         states.push(match found {
             Ok(metadata) => described(id, &metadata),
@@ -131,11 +133,13 @@ pub(super) async fn producers(
     request: &DescribeProducersRequest,
 ) -> DescribeProducersResponse {
     let catalog = shard.catalog();
+    // Once each, however often it is asked for: what is known of it may be a million times larger than its name.
+    let mut seen = HashSet::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
         let topic_id = catalog.topic(&topic.name).map(|topic| topic.id);
-        let mut partitions = Vec::with_capacity(topic.partition_indexes.len());
-        for &index in &topic.partition_indexes {
+        let mut partitions = Vec::new();
+        for &index in topic.partition_indexes.iter().filter(|index| seen.insert((&topic.name, **index))) {
             let states = match topic_id {
                 Some(topic_id) => {
                     let owner = shard.owner_of(topic_id, index.max(0));

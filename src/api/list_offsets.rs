@@ -5,6 +5,7 @@
 //! KIP-1005), -6 earliest that waits for
 //! its upload (KIP-1023). It must not cache.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
@@ -20,6 +21,7 @@ use crate::storage::Isolation;
 
 const CORRUPT_MESSAGE: i16 = 2;
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+const INVALID_REQUEST: i16 = 42;
 const KAFKA_STORAGE_ERROR: i16 = 56;
 const UNSUPPORTED_VERSION: i16 = 35;
 
@@ -52,12 +54,16 @@ pub(super) async fn respond(
 ) -> ListOffsetsResponse {
     let catalog = shard.catalog();
     let isolation = if request.isolation_level == 1 { Isolation::Committed } else { Isolation::Uncommitted };
+    // A look-up may read and unpack a batch: a request is not to ask for the same one over and over.
+    let mut seen = HashSet::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let topic_id = catalog.topic(&topic.name).map(|topic| topic.id);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for partition in topic.partitions {
+            let repeated = !seen.insert((topic_id, partition.partition_index));
             let found = match topic_id {
+                Some(_) if repeated => Found::error(INVALID_REQUEST),
                 Some(topic_id) => ask(shard, topic_id, &partition, isolation).await,
                 None => Found::error(UNKNOWN_TOPIC_OR_PARTITION),
             };

@@ -18,6 +18,7 @@ use super::txn_errors::produce_code;
 use super::{Call, ConnectionContext, Handled, Outcome, Refusal};
 use crate::catalog::{Catalog, Topic};
 use crate::coordinator::txn_state::ProducerKey;
+use crate::limits::RECORD_ERRORS_MAX;
 use crate::metrics;
 use crate::net::{Frame, FrameBuffer, Outgoing};
 use crate::partition::{Partition, ProduceOutcome};
@@ -456,10 +457,14 @@ async fn finish(
     if acks == 0 {
         return Outgoing { close: failures > 0, ..Outgoing::default() };
     }
+    // Each may be there a thousand times for a batch of a hundred bytes.
+    let mut record_errors_left = RECORD_ERRORS_MAX;
     let results: Vec<ProduceResult<'_>> = entries
         .iter()
         .map(|entry| {
             let outcome = entry.outcome.as_ref().unwrap_or(&lost);
+            let named = outcome.record_errors.len().min(record_errors_left);
+            record_errors_left -= named;
             ProduceResult {
                 topic: entry.topic.as_topic_ref(),
                 topic_index: entry.topic_index,
@@ -469,7 +474,7 @@ async fn finish(
                 log_append_time_ms: outcome.log_append_time_ms,
                 log_start_offset: outcome.log_start_offset,
                 error_message: outcome.error_message.as_deref(),
-                record_errors: &outcome.record_errors,
+                record_errors: &outcome.record_errors[..named],
             }
         })
         .collect();

@@ -23,12 +23,12 @@ use uuid::Uuid;
 /// their segments.
 pub(super) const FORMAT_VERSION: u32 = 2;
 /// The size of the header, in bytes.
-pub(super) const HEADER_BYTES: usize = 32;
+pub(crate) const HEADER_BYTES: usize = 32;
 const MAGIC: &[u8; 8] = b"RLCATLOG";
 
 /// Why bytes are no catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum DecodeError {
+pub(crate) enum DecodeError {
     /// The checksum or the structure is wrong; the text says where.
     Damaged(String),
     /// It is intact, but of a version this code does not know.
@@ -70,7 +70,7 @@ struct PartitionRun {
 }
 
 /// The catalog as bytes of a file.
-pub(super) fn encode(catalog: &Catalog) -> Vec<u8> {
+pub(crate) fn encode(catalog: &Catalog) -> Vec<u8> {
     let record = CatalogRecord {
         cluster_id: catalog.cluster_id.to_string(),
         node_id: catalog.node_id,
@@ -93,7 +93,7 @@ pub(super) fn encode(catalog: &Catalog) -> Vec<u8> {
 }
 
 /// Reads the bytes of a file. Checks the checksum before anything is allocated by a length in the bytes.
-pub(super) fn decode(bytes: &[u8]) -> Result<Catalog, DecodeError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Catalog, DecodeError> {
     let damaged = |text: &str| DecodeError::Damaged(text.to_owned());
     if bytes.len() < HEADER_BYTES {
         return Err(DecodeError::Damaged(format!("{} bytes are less than a header", bytes.len())));
@@ -120,7 +120,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Catalog, DecodeError> {
     from_record(record).map_err(DecodeError::Damaged)
 }
 
-fn checksum(bytes: &[u8]) -> u32 {
+pub(crate) fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..24]), &bytes[HEADER_BYTES..])
 }
 

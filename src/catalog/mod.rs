@@ -6,7 +6,7 @@
 //! changes with every record; those belong to the partition.
 
 mod change;
-mod codec;
+pub(crate) mod codec;
 mod dynamic;
 mod placement;
 mod snapshot;

@@ -183,3 +183,30 @@ impl Loader {
         Some(())
     }
 }
+
+/// A key, a value, and whose transaction it belongs to (see [`load_all`]).
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) type LooseRecord = (Vec<u8>, Option<Vec<u8>>, u8);
+
+/// Loads records (key, value, whose transaction: 0 for none) and makes the groups of them, as a start does.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn load_all(records: &[LooseRecord]) {
+    let mut loader = Loader::default();
+    for (offset, (key, value, owner)) in (0..).zip(records) {
+        let producer = RecordProducer { id: i64::from(*owner >> 1), epoch: 0 };
+        if owner & 1 == 1 && key.is_empty() {
+            loader.take(&Replayed::Marker { producer, committed: value.is_some() });
+            continue;
+        }
+        let producer = (owner & 0x81 == 0x81).then_some(producer);
+        let value = value.as_deref();
+        loader.take(&Replayed::Record { offset, timestamp_ms: 0, key, value, producer });
+    }
+    let rules = super::classic::Rules { initial_delay_ms: 0, size_max: 10 };
+    for image in loader.groups.into_values() {
+        let consumer = image.consumer.map(|image| image.into_group("uniform", 45_000, 1));
+        let share = image.share.map(|image| image.into_group(45_000, 1));
+        let classic = image.classic.map(|record| ClassicGroup::restore(rules, record, 1));
+        drop((consumer, share, classic));
+    }
+}

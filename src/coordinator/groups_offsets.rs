@@ -4,7 +4,7 @@
 //! offsets of a transaction become visible by its commit marker; an offset in use does not expire.
 //! It must not check whether topics exist: the caller has the catalog.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -241,7 +241,11 @@ impl GroupPartition {
         };
         Ok(match (partitions, &group) {
             (Some(topics), _) => {
-                topics.iter().flat_map(|(topic, list)| list.iter().map(|index| one(topic, *index))).collect()
+                // Once each: what a client committed with an offset may be a thousand times larger than the question.
+                let mut seen = HashSet::new();
+                let all =
+                    topics.iter().flat_map(|(topic, list)| list.iter().map(|index| (topic.as_str(), *index)));
+                all.filter(|place| seen.insert(*place)).map(|(topic, index)| one(topic, index)).collect()
             }
             (None, Some(group)) => group.offsets.iter().map(|(place, _)| one(&place.0, place.1)).collect(),
             (None, None) => Vec::new(),

@@ -18,7 +18,7 @@ pub mod consumer_image;
 pub mod consumer_protocol;
 pub mod error;
 pub mod groups;
-mod groups_load;
+pub(crate) mod groups_load;
 pub mod groups_offsets;
 pub mod offsets;
 mod parked;
@@ -35,7 +35,7 @@ pub mod state_log;
 mod txn;
 pub mod txn_api;
 pub mod txn_markers;
-mod txn_record;
+pub(crate) mod txn_record;
 pub mod txn_state;
 
 use std::collections::BTreeMap;

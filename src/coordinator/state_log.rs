@@ -276,7 +276,7 @@ fn record_size(record: &LogRecord) -> usize {
     record.key.len() + record.value.as_ref().map_or(0, Vec::len) + 32
 }
 
-fn replay_batch(
+pub(crate) fn replay_batch(
     info: &BatchInfo,
     batch: &[u8],
     from: i64,

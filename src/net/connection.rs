@@ -41,6 +41,8 @@ const SEND_BATCH_BYTES: usize = 64 << 10;
 pub(super) struct Socket {
     stream: RefCell<TcpStream>,
     fd: RawFd,
+    /// How long the peer may take none of what is sent to it (`connections.max.idle.ms`); `None` for ever.
+    stall_ms_max: Option<u64>,
 }
 
 impl Socket {
@@ -84,9 +86,16 @@ impl Socket {
         receive::available(self.fd)
     }
 
-    /// Waits until the socket takes some of `bytes`.
+    /// Waits until the socket takes some of `bytes`. A peer that reads nothing for so long is taken for gone: what
+    /// waits for it holds memory, and a half-open connection is told from a slow one by nothing else.
     pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)).await
+        let writing = poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes));
+        let Some(ms) = self.stall_ms_max else { return writing.await };
+        futures_lite::future::or(writing, async {
+            rt::sleep_ms(ms).await;
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing for connections.max.idle.ms"))
+        })
+        .await
     }
 
     fn shut_down(&self) {
@@ -175,7 +184,11 @@ struct Pipeline {
 /// Serves one connection until it ends.
 pub(super) async fn run(shard: Rc<Shard>, stream: TcpStream, listener: usize, activity: Activity) {
     let fd = stream.as_raw_fd();
-    let socket = Rc::new(Socket { stream: RefCell::new(stream), fd });
+    let socket = Rc::new(Socket {
+        stream: RefCell::new(stream),
+        fd,
+        stall_ms_max: shard.config.connection_idle_ms_max,
+    });
     let pipeline = Rc::new(Pipeline {
         queue: RefCell::default(),
         depth: Cell::new(0),

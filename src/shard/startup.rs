@@ -209,7 +209,7 @@ pub fn read_clean_mark(data_dir: &Path) -> io::Result<Option<CleanMark>> {
     Ok(mark)
 }
 
-fn decode_mark(bytes: &[u8]) -> Option<CleanMark> {
+pub(crate) fn decode_mark(bytes: &[u8]) -> Option<CleanMark> {
     let (body, crc) = bytes.split_last_chunk::<4>()?;
     if crc32c::crc32c(body).to_le_bytes() != *crc {
         return None;

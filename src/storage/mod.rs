@@ -47,6 +47,8 @@ pub use group_commit::{AckResult, FlushRounds};
 pub use index::SegmentSummary;
 pub use landing::{Incoming, Landing};
 pub use log::{Log, LogConfig, LogError, LogResources};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use marks::Marks;
 pub use read_ahead::ReadAhead;
 pub use recovery::{Recovered, Reign, recover};
 pub use segment_pool::SegmentPool;

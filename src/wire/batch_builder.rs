@@ -131,7 +131,7 @@ impl BatchBuilder {
         self.scratch.clear();
         let mut body = Writer::new(&mut self.scratch);
         body.i8(0);
-        body.varlong(timestamp_ms - base_timestamp);
+        body.varlong(timestamp_ms.wrapping_sub(base_timestamp));
         body.varint(self.record_count);
         varint_bytes(&mut body, key);
         varint_bytes(&mut body, value);

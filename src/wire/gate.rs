@@ -9,7 +9,9 @@
 //! - the decoder consumes exactly the bytes the walk consumed, and reserves room for no element that is not there;
 //! - there are at most [`ELEMENTS_MAX`] array elements and [`TAGGED_FIELDS_MAX`] tagged fields in all, so decoded
 //!   memory is at most [`DECODED_TO_WIRE_RATIO_MAX`] times the array's bytes plus a constant for the tagged fields
-//!   (a test compares the decoder's struct sizes with the smallest encodings).
+//!   (a test compares the decoder's struct sizes with the smallest encodings);
+//! - who keeps each element with the names it stands under copies at most [`COPIED_TO_WIRE_RATIO_MAX`] times the body
+//!   and [`COPIED_BYTES_MAX`]: one name of 32 KiB over 200,000 partition numbers would be 6 GiB.
 //!
 //! Must not: allocate, or judge what a field means. UTF-8 is left to the decoder, which checks it without harm.
 
@@ -25,6 +27,12 @@ pub const ELEMENTS_MAX: usize = 262_144;
 pub const TAGGED_FIELDS_MAX: u32 = 64;
 /// Decoded bytes per byte on the wire, at most.
 pub const DECODED_TO_WIRE_RATIO_MAX: usize = 64;
+
+/// What a request may cost, for each of its bytes, if every array element is kept with a copy of all strings that it
+/// stands under: a group and a topic for each partition, as handlers keep them ...
+pub const COPIED_TO_WIRE_RATIO_MAX: usize = 64;
+/// ... and this much in any case, bytes: names of usual lengths never come to it.
+pub const COPIED_BYTES_MAX: usize = 32 << 20;
 
 /// What stands at one place of a request.
 #[derive(Debug, Clone, Copy)]
@@ -236,11 +244,19 @@ pub fn check(api_key: i16, version: i16, body: &[u8]) -> Result<(), WireError> {
 }
 
 /// As [`check`]; returns the size of the request in bytes.
-pub(super) fn check_consumed(api_key: i16, version: i16, body: &[u8]) -> Result<usize, WireError> {
+pub(crate) fn check_consumed(api_key: i16, version: i16, body: &[u8]) -> Result<usize, WireError> {
     let fields = schema(api_key).filter(|_| is_supported(api_key, version));
     let Some(fields) = fields else { return Err(WireError::UnsupportedVersion { api_key, version }) };
     let flexible = is_flexible(api_key, version);
-    let mut walk = Walk { reader: Reader::new(body), version, flexible, elements: 0, tagged_fields: 0 };
+    let mut walk = Walk {
+        reader: Reader::new(body),
+        version,
+        flexible,
+        elements: 0,
+        tagged_fields: 0,
+        above_bytes: 0,
+        copies_left: COPIED_BYTES_MAX + COPIED_TO_WIRE_RATIO_MAX * body.len(),
+    };
     walk.structure(fields)?;
     Ok(walk.reader.position())
 }
@@ -252,11 +268,15 @@ struct Walk<'a> {
     flexible: bool,
     elements: usize,
     tagged_fields: u32,
+    /// Bytes of the strings that the present place stands under.
+    above_bytes: usize,
+    /// Bytes that may still be copied for elements below.
+    copies_left: usize,
 }
 
 impl Walk<'_> {
     fn structure(&mut self, fields: &'static [Field]) -> Result<(), WireError> {
-        let version = self.version;
+        let (version, above_bytes) = (self.version, self.above_bytes);
         for field in fields.iter().filter(|field| field.exists_in(version)) {
             self.field(field.kind)?;
         }
@@ -266,6 +286,7 @@ impl Walk<'_> {
                 return Err(WireError::TooManyElements { limit: TAGGED_FIELDS_MAX as usize });
             }
         }
+        self.above_bytes = above_bytes;
         Ok(())
     }
 
@@ -286,7 +307,10 @@ impl Walk<'_> {
 
     fn string(&mut self, nullable: bool) -> Result<(), WireError> {
         match self.reader.raw_string_len(self.flexible)? {
-            Some(size_bytes) => self.reader.take(size_bytes).map(|_| ()),
+            Some(size_bytes) => {
+                self.above_bytes += size_bytes;
+                self.reader.take(size_bytes).map(|_| ())
+            }
             None if nullable => Ok(()),
             None => Err(WireError::UnexpectedNull),
         }
@@ -304,13 +328,21 @@ impl Walk<'_> {
         if self.elements > ELEMENTS_MAX {
             return Err(WireError::TooManyElements { limit: ELEMENTS_MAX });
         }
+        // At most a frame times a frame, which is below 2^63.
+        let copies = self.copies_left.checked_sub(count * self.above_bytes);
+        self.copies_left = copies.ok_or(WireError::TooManyElements { limit: COPIED_BYTES_MAX })?;
         if let Element::Fixed(size_bytes) = element {
             return self.reader.take(count * size_bytes).map(|_| ());
         }
+        let above_bytes = self.above_bytes;
         for _ in 0..count {
             match element {
                 Element::Struct(fields) => self.structure(fields)?,
-                Element::Str => self.string(false)?,
+                Element::Str => {
+                    self.string(false)?;
+                    // Nothing stands under its neighbours.
+                    self.above_bytes = above_bytes;
+                }
                 Element::Fixed(_) => unreachable!("taken as a whole above"),
             }
         }

@@ -35,4 +35,4 @@ pub use primitives::{Reader, TopicKey, TopicRef, WireError, Writer};
 pub use record_batch::{AppendLimits, BATCH_HEADER_SIZE, BatchError, BatchInfo, Compression, TimestampType};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,6 +2,7 @@
 //!
 //! Owner: the connection's core. Must not: describe classic groups.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use kafka_protocol::messages::consumer_group_describe_response::{
@@ -24,11 +25,14 @@ const CONSUMER_MEMBER: i8 = 1;
 
 pub(super) async fn respond(
     shard: &Rc<Shard>,
-    request: ConsumerGroupDescribeRequest,
+    mut request: ConsumerGroupDescribeRequest,
     version: i16,
 ) -> ConsumerGroupDescribeResponse {
     let operations =
         if request.include_authorized_operations { GROUP_OPERATIONS } else { OPERATIONS_NOT_ASKED };
+    // Once each, however often it is asked for: what is known of it may be a million times larger than its name.
+    let mut seen = HashSet::new();
+    request.group_ids.retain(|id| seen.insert(id.clone()));
     let mut groups = Vec::with_capacity(request.group_ids.len());
     for id in request.group_ids {
         let name = id.to_string();

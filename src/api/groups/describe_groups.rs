@@ -3,6 +3,7 @@
 //! Owner: the connection's core. Invariant: a group that is not there is `Dead`, and from version 6 on an error
 //! (KIP-1043). Must not: describe groups of the new protocol.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
@@ -23,11 +24,14 @@ const INSTANCE_ID_SINCE: i16 = 4;
 
 pub(super) async fn respond(
     shard: &Rc<Shard>,
-    request: DescribeGroupsRequest,
+    mut request: DescribeGroupsRequest,
     version: i16,
 ) -> DescribeGroupsResponse {
     let asked = version >= OPERATIONS_SINCE && request.include_authorized_operations;
     let operations = if asked { GROUP_OPERATIONS } else { OPERATIONS_NOT_ASKED };
+    // Once each, however often it is asked for: what is known of it may be a million times larger than its name.
+    let mut seen = HashSet::new();
+    request.groups.retain(|id| seen.insert(id.clone()));
     let mut groups = Vec::with_capacity(request.groups.len());
     for id in request.groups {
         let name = id.to_string();

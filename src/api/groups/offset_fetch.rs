@@ -5,7 +5,7 @@
 //! `require_stable`, one that a transaction has in hand gets UNSTABLE_OFFSET_COMMIT (KIP-447).
 //! Must not: make a group by asking for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
@@ -40,7 +40,7 @@ struct Question {
 
 pub(super) async fn respond(
     shard: &Rc<Shard>,
-    request: OffsetFetchRequest,
+    mut request: OffsetFetchRequest,
     version: i16,
 ) -> OffsetFetchResponse {
     let stable = request.require_stable;
@@ -60,6 +60,9 @@ pub(super) async fn respond(
             }
         };
     }
+    // Once each, however often it is asked for: what is known of it may be a million times larger than its name.
+    let mut seen = HashSet::new();
+    request.groups.retain(|group| seen.insert(group.group_id.clone()));
     let mut groups = Vec::with_capacity(request.groups.len());
     for group in request.groups {
         let id = group.group_id.clone();

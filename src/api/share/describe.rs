@@ -2,6 +2,7 @@
 //!
 //! Owner: the connection's core. Must not: describe groups of other kinds.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use kafka_protocol::messages::share_group_describe_response::{
@@ -20,10 +21,13 @@ use crate::shard::Shard;
 
 pub(super) async fn respond(
     shard: &Rc<Shard>,
-    request: ShareGroupDescribeRequest,
+    mut request: ShareGroupDescribeRequest,
 ) -> ShareGroupDescribeResponse {
     let operations =
         if request.include_authorized_operations { GROUP_OPERATIONS } else { OPERATIONS_NOT_ASKED };
+    // Once each, however often it is asked for: what is known of it may be a million times larger than its name.
+    let mut seen = HashSet::new();
+    request.group_ids.retain(|id| seen.insert(id.clone()));
     let mut groups = Vec::with_capacity(request.group_ids.len());
     for id in request.group_ids {
         let name = id.to_string();

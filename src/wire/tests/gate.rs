@@ -13,10 +13,11 @@ use kafka_protocol::messages::list_offsets_request::*;
 use kafka_protocol::messages::metadata_request::*;
 use kafka_protocol::messages::offset_for_leader_epoch_request::*;
 use kafka_protocol::messages::*;
-use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use kafka_protocol::protocol::{Encodable, StrBytes};
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use crate::fuzzing::requests::generated as decode;
 use crate::wire::WireError;
 use crate::wire::api_table::*;
 use crate::wire::gate::*;
@@ -272,7 +273,7 @@ mod share_requests;
 const BY_HAND: [i16; 4] = [PRODUCE, FETCH, SHARE_FETCH, SHARE_ACKNOWLEDGE];
 
 /// A rich request of each API and version behind the gate.
-fn requests() -> Vec<(i16, i16, Vec<u8>)> {
+pub(crate) fn requests() -> Vec<(i16, i16, Vec<u8>)> {
     let mut requests = Vec::new();
     for range in SUPPORTED.iter().filter(|range| !BY_HAND.contains(&range.key)) {
         // Later versions: `tests/newer.rs`.
@@ -308,77 +309,6 @@ fn requests() -> Vec<(i16, i16, Vec<u8>)> {
         }
     }
     requests
-}
-
-/// Decodes with kafka-protocol; the number of bytes it consumed, or its error.
-fn decode(api_key: i16, version: i16, body: &[u8]) -> Result<usize, String> {
-    let mut bytes = Bytes::copy_from_slice(body);
-    let api = ApiKey::try_from(api_key).expect("known");
-    // The request is the same in version 1, which the decoder does not know.
-    let version = if api_key == DESCRIBE_SHARE_GROUP_OFFSETS { 0 } else { version };
-    macro_rules! decode_as {
-        ($($key:ident => $request:ty),* $(,)?) => {
-            match api {
-                $(ApiKey::$key => <$request>::decode(&mut bytes, version).map(drop),)*
-                other => panic!("{other:?} is not behind the gate"),
-            }
-        };
-    }
-    let result = decode_as![
-        ListOffsets => ListOffsetsRequest,
-        Metadata => MetadataRequest,
-        ApiVersions => ApiVersionsRequest,
-        CreateTopics => CreateTopicsRequest,
-        DeleteTopics => DeleteTopicsRequest,
-        DeleteRecords => DeleteRecordsRequest,
-        FindCoordinator => FindCoordinatorRequest,
-        InitProducerId => InitProducerIdRequest,
-        AddPartitionsToTxn => AddPartitionsToTxnRequest,
-        AddOffsetsToTxn => AddOffsetsToTxnRequest,
-        EndTxn => EndTxnRequest,
-        WriteTxnMarkers => WriteTxnMarkersRequest,
-        TxnOffsetCommit => TxnOffsetCommitRequest,
-        DescribeProducers => DescribeProducersRequest,
-        DescribeTransactions => DescribeTransactionsRequest,
-        ListTransactions => ListTransactionsRequest,
-        OffsetForLeaderEpoch => OffsetForLeaderEpochRequest,
-        DescribeConfigs => DescribeConfigsRequest,
-        DescribeLogDirs => DescribeLogDirsRequest,
-        CreatePartitions => CreatePartitionsRequest,
-        DescribeCluster => DescribeClusterRequest,
-        DescribeTopicPartitions => DescribeTopicPartitionsRequest,
-        AlterConfigs => AlterConfigsRequest,
-        AlterReplicaLogDirs => AlterReplicaLogDirsRequest,
-        ElectLeaders => ElectLeadersRequest,
-        IncrementalAlterConfigs => IncrementalAlterConfigsRequest,
-        AlterPartitionReassignments => AlterPartitionReassignmentsRequest,
-        ListPartitionReassignments => ListPartitionReassignmentsRequest,
-        DescribeClientQuotas => DescribeClientQuotasRequest,
-        AlterClientQuotas => AlterClientQuotasRequest,
-        DescribeQuorum => DescribeQuorumRequest,
-        UpdateFeatures => UpdateFeaturesRequest,
-        GetTelemetrySubscriptions => GetTelemetrySubscriptionsRequest,
-        PushTelemetry => PushTelemetryRequest,
-        ListConfigResources => ListConfigResourcesRequest,
-        OffsetCommit => OffsetCommitRequest,
-        OffsetFetch => OffsetFetchRequest,
-        JoinGroup => JoinGroupRequest,
-        Heartbeat => HeartbeatRequest,
-        LeaveGroup => LeaveGroupRequest,
-        SyncGroup => SyncGroupRequest,
-        DescribeGroups => DescribeGroupsRequest,
-        ListGroups => ListGroupsRequest,
-        DeleteGroups => DeleteGroupsRequest,
-        OffsetDelete => OffsetDeleteRequest,
-        ConsumerGroupHeartbeat => ConsumerGroupHeartbeatRequest,
-        ConsumerGroupDescribe => ConsumerGroupDescribeRequest,
-        ShareGroupHeartbeat => ShareGroupHeartbeatRequest,
-        ShareGroupDescribe => ShareGroupDescribeRequest,
-        DescribeShareGroupOffsets => DescribeShareGroupOffsetsRequest,
-        AlterShareGroupOffsets => AlterShareGroupOffsetsRequest,
-        DeleteShareGroupOffsets => DeleteShareGroupOffsetsRequest,
-    ];
-    result.map(|()| body.len() - bytes.len()).map_err(|error| error.to_string())
 }
 
 /// What the gate accepts, the decoder consumes to the same byte, unless a string is not UTF-8.
@@ -466,6 +396,21 @@ fn elements_are_bounded_over_all_arrays() {
     assert_eq!(check(DESCRIBE_LOG_DIRS, 1, &request(half - 2, half)), Ok(()));
     let refused = Err(WireError::TooManyElements { limit: ELEMENTS_MAX });
     assert_eq!(check(DESCRIBE_LOG_DIRS, 1, &request(half - 1, half)), refused);
+}
+
+/// One long name over many partition numbers: a handler that keeps both together would copy gigabytes.
+#[test]
+fn names_over_many_elements_are_bounded() {
+    let request = |name_bytes: usize, partitions: usize| {
+        let topic = DescribableLogDirTopic::default()
+            .with_topic(TopicName(StrBytes::from_string("n".repeat(name_bytes))))
+            .with_partitions(vec![0; partitions]);
+        encoded(DescribeLogDirsRequest::default().with_topics(Some(vec![topic])), 1)
+    };
+    let refused = Err(WireError::TooManyElements { limit: COPIED_BYTES_MAX });
+    assert_eq!(check(DESCRIBE_LOG_DIRS, 1, &request(30_000, ELEMENTS_MAX - 1)), refused);
+    assert_eq!(check(DESCRIBE_LOG_DIRS, 1, &request(249, ELEMENTS_MAX - 1)), Ok(()));
+    assert_eq!(check(DESCRIBE_LOG_DIRS, 1, &request(30_000, 1_000)), Ok(()));
 }
 
 #[test]

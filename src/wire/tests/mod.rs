@@ -2,7 +2,7 @@
 //! what it encodes we must decode to the same values, and the other way round.
 
 mod fetch;
-mod gate;
+pub(crate) mod gate;
 mod gate_admin;
 mod hostile;
 mod newer;

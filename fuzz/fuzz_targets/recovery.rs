@@ -1,0 +1,7 @@
+//! The target `recovery`: see `src/fuzzing/recovery.rs`.
+#![no_main]
+
+#[global_allocator]
+static ALLOCATOR: ringlog::fuzzing::Counting = ringlog::fuzzing::Counting;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ringlog::fuzzing::run("recovery", bytes));

@@ -1,0 +1,341 @@
+//! Clients that mean no good, many at a time, while an honest one works: it gets every answer, the broker's memory
+//! stays below a stated bound, and when they are gone the broker is as it was. What is wrong with single frames is in
+//! tests/protocol.rs; figures (the honest client's p99 under each attack) are `scripts/hostile`'s.
+//!
+//! Owner: the test. Invariants: an attack lasts as long as the honest client's work, not for a time; nothing depends on
+//! how fast the machine is.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use kafka_protocol::messages::{ApiVersionsRequest, MetadataRequest};
+use support::batches;
+use support::broker::{Broker, DataDir, Options};
+use support::client::{self, Client, FETCH_VERSION, PRODUCE_VERSION};
+
+const MIB: u64 = 1 << 20;
+/// What the broker may hold beyond what it held before an attack began, bytes: less than its memory budget (256 MiB),
+/// and about a hundredth of what the attacks would make a broker hold that believed them.
+const GROWTH_BYTES_MAX: u64 = 192 * MIB;
+/// Rounds of the honest client's work, a produce with acks=all and a fetch of it, unless `HOSTILE_ROUNDS` says
+/// otherwise.
+const ROUNDS: usize = 20;
+/// Idle connections in all, unless `HOSTILE_IDLE` says otherwise.
+const IDLE_CONNECTIONS: usize = 2_000;
+
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// An attacker's socket: impatient, so that the attack is never what a test waits for.
+fn socket(port: u16) -> Option<TcpStream> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_write_timeout(Some(Duration::from_millis(20))).ok()?;
+    stream.set_read_timeout(Some(Duration::from_millis(20))).ok()?;
+    Some(stream)
+}
+
+/// What an attacker looks at: where, and whether it is over.
+struct Scene<'a> {
+    port: u16,
+    over: &'a AtomicBool,
+    /// Attacks made so far: the honest client begins when there was one.
+    blows: &'a AtomicUsize,
+}
+
+impl Scene<'_> {
+    fn goes_on(&self) -> bool {
+        !self.over.load(Ordering::Relaxed)
+    }
+
+    fn blow(&self) {
+        self.blows.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Produces and fetches, and finds everything where it was promised; how long each round took, microseconds.
+fn honest_work(client: &mut Client, label: &str) -> Vec<u128> {
+    let mut took_us = Vec::new();
+    for round in 0..setting("HOSTILE_ROUNDS", ROUNDS) {
+        let began = Instant::now();
+        let partition = (round % 4) as i32;
+        let batch = batches::batch(&format!("{label}/{round}"), 2, 500);
+        let offset = client.append("honest", partition, -1, &batch);
+        let found = client.fetch("honest", partition, offset, 5_000).expect("an answer").batches();
+        assert!(!found.is_empty(), "an acknowledged batch is not there");
+        took_us.push(began.elapsed().as_micros());
+    }
+    took_us
+}
+
+/// For `scripts/hostile`: no test judges figures.
+fn report(label: &str, mut before_us: Vec<u128>, mut during_us: Vec<u128>, grown_bytes: u64) {
+    before_us.sort_unstable();
+    during_us.sort_unstable();
+    let at = |sorted: &[u128], percent: usize| sorted[(sorted.len() - 1) * percent / 100];
+    println!(
+        "hostile {label} {} {} {} {} {}",
+        at(&before_us, 50),
+        at(&before_us, 99),
+        at(&during_us, 50),
+        at(&during_us, 99),
+        grown_bytes / MIB
+    );
+}
+
+/// Runs `attack` on some threads for as long as the honest client works.
+fn under_attack(label: &str, threads: usize, options: &Options, attack: impl Fn(&Scene<'_>) + Sync) {
+    let dir = DataDir::new(label);
+    let mut broker = Broker::start(&dir, options);
+    let mut client = broker.connect();
+    client.create("honest", 4, &[]);
+    client.create("large", 2, &[]);
+    for number in 0..24 {
+        client.append("large", number % 2, 1, &batches::batch(&format!("l{number}"), 1, 900_000));
+    }
+    let before_us = honest_work(&mut client, "before");
+    let mut during_us = Vec::new();
+    let before = broker.resident_bytes();
+    let (over, blows) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut peak = 0;
+    std::thread::scope(|scope| {
+        /// However the work ends, the attackers must: else the test would wait for them instead of failing.
+        struct End<'a>(&'a AtomicBool);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let _end = End(&over);
+        for _ in 0..threads {
+            scope.spawn(|| attack(&Scene { port: broker.port, over: &over, blows: &blows }));
+        }
+        support::eventually("the attack begins", || (blows.load(Ordering::Relaxed) >= threads).then_some(()));
+        for part in 0..4 {
+            during_us.extend(honest_work(&mut client, &format!("during {part}")));
+            honest_work(&mut broker.connect(), "somebody new");
+            peak = peak.max(broker.resident_bytes());
+        }
+    });
+    let grown = peak.saturating_sub(before);
+    report(label, before_us, during_us, grown);
+    assert!(grown < GROWTH_BYTES_MAX, "resident memory grew by {} MiB", grown / MIB);
+    honest_work(&mut client, "after");
+    broker.assert_serving();
+    broker.stop();
+}
+
+fn produce_frame() -> Vec<u8> {
+    let batch = batches::batch("slow", 1, 300_000);
+    let request = client::produce_request(&[("honest", 0, &batch)], 1);
+    client::frame_of(1, PRODUCE_VERSION, &request).to_vec()
+}
+
+/// Frames that come byte by byte: their memory is held, and nobody waits for it.
+#[test]
+fn slow_senders() {
+    under_attack("slow", 2, &Options::default(), |scene| {
+        let frame = produce_frame();
+        let mut streams: Vec<_> = (0..60).filter_map(|_| socket(scene.port)).collect();
+        // A different part at once for each, so that they stall in all places of a frame.
+        for (number, stream) in streams.iter_mut().enumerate() {
+            let _ = stream.write(&frame[..(number * 157) % 20_000]);
+        }
+        scene.blow();
+        let mut at = 20_000;
+        while scene.goes_on() {
+            for stream in &mut streams {
+                let _ = stream.write(&frame[at..at + 1]);
+            }
+            at = (at + 1) % (frame.len() - 1);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+}
+
+/// Fetches whose answers are never read: what waits in the sockets is the kernel's, the rest is bounded.
+#[test]
+fn fetchers_that_never_read() {
+    under_attack("deaf", 2, &Options::default(), |scene| {
+        let request = client::fetch_request(&[("large", 0, 0), ("large", 1, 0)], 0, 1, 16 << 20);
+        let frame = client::frame_of(1, FETCH_VERSION, &request);
+        let mut streams: Vec<_> = (0..40).filter_map(|_| socket(scene.port)).collect();
+        scene.blow();
+        while scene.goes_on() {
+            for stream in &mut streams {
+                let _ = stream.write(&frame);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    });
+}
+
+/// The answers of a peer that reads nothing hold memory: it is hung up on like one that says nothing, which it would
+/// not be without this, because it is owed something.
+#[test]
+fn a_peer_that_never_reads_is_hung_up_on() {
+    let dir = DataDir::new("hung-up");
+    let broker = Broker::start(&dir, &Options::default().with("connections.max.idle.ms", "1500"));
+    let mut client = broker.connect();
+    client.create("large", 1, &[]);
+    for number in 0..12 {
+        client.append("large", 0, 1, &batches::batch(&format!("l{number}"), 1, 900_000));
+    }
+    let request = client::fetch_request(&[("large", 0, 0)], 0, 1, 16 << 20);
+    let frame = client::frame_of(1, FETCH_VERSION, &request);
+    let mut deaf = socket(broker.port).expect("connected");
+    support::eventually("the broker hangs up", || {
+        let gone = matches!(deaf.write(&frame), Err(error) if error.kind() != std::io::ErrorKind::WouldBlock);
+        gone.then_some(())
+    });
+    // Who reads slowly is not: each piece is progress.
+    let mut slow = socket(broker.port).expect("connected");
+    slow.set_read_timeout(Some(support::PATIENCE)).expect("time-out");
+    slow.write_all(&frame).expect("sent");
+    let mut left = 10 << 20;
+    while left > 0 {
+        let count = slow.read(&mut vec![0; 1 << 20]).expect("the broker goes on sending");
+        assert!(count > 0, "hung up on a reader");
+        left -= count.min(left);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    broker.stop();
+}
+
+/// Requests of every kind, one behind the other, and no look at the answers.
+#[test]
+fn pipelines_without_reading() {
+    under_attack("pipeline", 2, &Options::default(), |scene| {
+        let metadata = client::frame_of(1, 12, &MetadataRequest::default().with_topics(None));
+        let versions = client::frame_of(2, 3, &ApiVersionsRequest::default());
+        let frames = [&metadata[..], &versions, &metadata, &produce_frame()].concat();
+        let mut streams: Vec<_> = (0..30).filter_map(|_| socket(scene.port)).collect();
+        scene.blow();
+        while scene.goes_on() {
+            for stream in &mut streams {
+                let _ = stream.write(&frames);
+            }
+        }
+    });
+}
+
+/// Connections that come and go, some with a request or half of one on its way.
+#[test]
+fn churn() {
+    under_attack("churn", 3, &Options::default(), |scene| {
+        let frame = client::frame_of(1, 3, &ApiVersionsRequest::default());
+        let mut round = 0;
+        while scene.goes_on() {
+            round += 1;
+            // Ports in TIME_WAIT must not run out: a burst, then a breath.
+            if round % 200 == 0 {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            let Some(mut stream) = socket(scene.port) else { continue };
+            scene.blow();
+            let _ = match round % 4 {
+                0 => Ok(()),
+                1 => stream.write_all(&frame),
+                2 => stream.write_all(&frame[..7]),
+                _ => stream.write_all(&frame).and_then(|()| stream.shutdown(Shutdown::Write)),
+            };
+        }
+    });
+}
+
+/// Whatever else speaks first on a port, and lengths that lie.
+#[test]
+fn strangers() {
+    under_attack("strangers", 2, &Options::default(), |scene| {
+        let valid = client::frame_of(1, 3, &ApiVersionsRequest::default());
+        let tls = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 500]].concat();
+        let words: [&[u8]; 9] = [
+            &tls,
+            b"GET / HTTP/1.1\r\nHost: broker\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"SSH-2.0-OpenSSH_9.6\r\n",
+            &[0xff; 64],
+            &[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 9],
+            &[0x80, 0, 0, 0, 0, 0, 0, 9],
+            &[0, 0, 0, 0],
+            &[0, 0, 0, 3, 0, 0, 0],
+        ];
+        let mut round = 0;
+        while scene.goes_on() {
+            round += 1;
+            if round % 200 == 0 {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            let Some(mut stream) = socket(scene.port) else { continue };
+            scene.blow();
+            // Behind a request that is all right, every other time.
+            let first: &[u8] = if round % 2 == 0 { &valid } else { &[] };
+            let _ = stream.write_all(&[first, words[round % words.len()]].concat());
+            let _ = stream.read(&mut [0; 512]);
+        }
+    });
+}
+
+/// Peers that say nothing: a descriptor and a small buffer each. Ten thousand of them: `scripts/hostile`.
+#[test]
+fn idle_connections() {
+    raise_descriptor_limit();
+    let each = setting("HOSTILE_IDLE", IDLE_CONNECTIONS) / 2;
+    under_attack("idle", 2, &Options::default(), |scene| {
+        let mut streams = Vec::new();
+        while scene.goes_on() {
+            if streams.len() < each {
+                streams.extend(socket(scene.port));
+                if streams.len() == each {
+                    scene.blow();
+                }
+            } else {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
+}
+
+/// Thousands of sockets here; the broker, which inherits the limit, raises its own.
+fn raise_descriptor_limit() {
+    // SAFETY: plain system calls on a structure of this frame.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
+        limit.rlim_cur = limit.rlim_max;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
+    }
+}
+
+/// Requests that ask for the same thing over and over: a frame of a megabyte must not make an answer of gigabytes.
+#[test]
+fn repetitions() {
+    use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+    use kafka_protocol::messages::{ConsumerGroupDescribeRequest, DescribeConfigsRequest, GroupId};
+    use kafka_protocol::protocol::StrBytes;
+    under_attack("repetitions", 1, &Options::default(), |scene| {
+        let groups = vec![GroupId(StrBytes::from_static_str("g")); 100_000];
+        let same_group = ConsumerGroupDescribeRequest::default().with_group_ids(groups);
+        let resource = |number: usize| {
+            DescribeConfigsResource::default()
+                .with_resource_type(32)
+                .with_resource_name(StrBytes::from_string(format!("{number}")))
+                .with_configuration_keys(None)
+        };
+        let any_group = DescribeConfigsRequest::default().with_include_documentation(true);
+        let any_group = any_group.with_resources((0..60_000).map(resource).collect());
+        while scene.goes_on() {
+            let Ok(mut client) = Client::connect(scene.port) else { continue };
+            scene.blow();
+            let described = client.call(0, &same_group).expect("an answer");
+            assert_eq!(described.groups.len(), 1);
+            let described = client.call(4, &any_group).expect("an answer");
+            let full = described.results.iter().filter(|result| result.error_code == 0);
+            assert_eq!((described.results.len(), full.count()), (60_000, 1_000));
+        }
+    });
+}
