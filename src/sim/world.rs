@@ -336,18 +336,33 @@ impl World {
         }
     }
 
-    /// A durable write (`O_DSYNC`) has completed: it is kept, and what it was written over before it; nothing else is.
+    /// A durable write (`O_DSYNC`) has completed: its bytes are kept, and the file's length, without which they could
+    /// not be read. What is pending elsewhere in the file stays so, and what was written here before is gone.
     pub fn keep_write(&mut self, file: u64, id: u64) {
-        let range = |pending: &Pending| match &pending.change {
-            Change::Write { at, data } => Some((*at, at + data.len() as u64)),
-            Change::Size(_) => None,
-        };
-        let pending = &self.inode(file).pending;
-        let Some((from, to)) = pending.iter().find(|one| one.id == id).and_then(range) else { return };
-        let below =
-            |one: &&Pending| one.done && range(one).is_some_and(|(start, end)| start < to && end > from);
-        let covered: Vec<u64> = pending.iter().filter(below).map(|one| one.id).collect();
-        self.finish_flush(file, &covered);
+        let Some(inode) = self.inodes.get_mut(&file) else { return };
+        let Some(at) = inode.pending.iter().position(|one| one.id == id) else { return };
+        let kept = inode.pending.remove(at);
+        let Change::Write { at: from, data } = &kept.change else { return };
+        let to = from + data.len() as u64;
+        let mut left = Vec::with_capacity(inode.pending.len());
+        for pending in std::mem::take(&mut inode.pending) {
+            match &pending.change {
+                Change::Size(_) => apply(&mut inode.kept, &pending.change),
+                Change::Write { at, data } if pending.done => {
+                    let (at, end) = (*at, *at + data.len() as u64);
+                    for (start, stop) in [(at, end.min(*from)), (at.max(to), end)] {
+                        if start < stop {
+                            let data = data[(start - at) as usize..(stop - at) as usize].into();
+                            let change = Change::Write { at: start, data };
+                            left.push(Pending { id: pending.id, change, done: true });
+                        }
+                    }
+                }
+                Change::Write { .. } => left.push(pending),
+            }
+        }
+        inode.pending = left;
+        apply(&mut inode.kept, &kept.change);
     }
 
     /// A flush has failed. Either nothing is lost yet, or what it covered is decided now, and no later flush has
