@@ -298,6 +298,11 @@ impl Disk for DmaDisk {
                 return write_small_blocking(&path, &bytes);
             }
             let temporary = path.with_extension("tmp");
+            // Not into a file that a crash has left: unflushed, its old content could come back under the new name.
+            match fs::remove_file(&temporary) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             fs::write(&temporary, &bytes)?;
             fs::rename(&temporary, &path)
         }))

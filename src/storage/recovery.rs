@@ -309,8 +309,12 @@ fn load_segment(
     }
     let index_path = directory.join(index_file_name(base_offset));
     if is_last {
-        // Appends may have followed what it describes, and will.
-        remove_if_there(&index_path)?;
+        // Appends may have followed what it describes, and will. It must not come back with a power loss: the log would
+        // end where it says, before batches that were acknowledged since.
+        if fs::exists(&index_path) {
+            remove_if_there(&index_path)?;
+            File::open(directory)?.sync_all()?;
+        }
     }
     let indexed = fs::read(&index_path)
         .ok()
