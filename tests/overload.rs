@@ -169,7 +169,8 @@ fn overload_in_512_mb_kills_nobody_and_loses_nothing() {
     let after_ms = quiet_ms(&mut client);
     println!(
         "{partitions} partitions, {seconds} s: {} acknowledged at {rate:.0} MB/s, {} refused, {:.0} MB read behind; \
-         resident at most {} MB, the group at most {} MB, 0 kills; acks=all {before_ms:.1} ms before, {after_ms:.1} ms after",
+         resident at most {} MB, the group at most {} MB, 0 kills; \
+         acks=all {before_ms:.1} ms before, {after_ms:.1} ms after",
         load.acked_count.load(Ordering::Relaxed),
         load.refused.load(Ordering::Relaxed),
         load.read_bytes.load(Ordering::Relaxed) as f64 / 1e6,
