@@ -160,7 +160,7 @@ pub(crate) fn command(command: &GateCommand) -> Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Random;
+    use crate::random::Random;
 
     /// Roughly normal noise of that relative size.
     fn noise(random: &mut Random, size: f64) -> f64 {

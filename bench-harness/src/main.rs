@@ -35,6 +35,7 @@ mod manifest;
 mod preset;
 mod probe;
 mod progress;
+mod random;
 mod record;
 mod report;
 mod report_html;

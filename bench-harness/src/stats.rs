@@ -5,6 +5,8 @@
 //! against A; quantiles are read from pooled samples, never averaged inside a round.
 //! Must not: give an interval where there is nothing to resample.
 
+use crate::random::Random;
+
 /// Bootstrap resamples of rounds.
 const RESAMPLES: usize = 20_000;
 /// Bootstrap resamples of the intervals of a run: each reads quantiles of the whole.
@@ -47,32 +49,6 @@ impl RatioInterval {
     /// Whether 1 lies outside.
     pub(crate) fn excludes_one(&self) -> bool {
         self.low > 1.0 || self.high < 1.0
-    }
-}
-
-/// SplitMix64: small, and the same everywhere.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    /// The next 64 bits.
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in `0..bound`.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        ((u128::from(self.next()) * bound as u128) >> 64) as usize
-    }
-
-    /// Uniform in 0..1.
-    #[cfg(test)]
-    pub(crate) fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

@@ -11,6 +11,8 @@ use kafka_protocol::messages::{BrokerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
 /// The value of an authorised-operations field that was not asked for (KIP-430).
@@ -107,6 +109,13 @@ pub(crate) fn text(value: impl Into<String>) -> StrBytes {
 
 pub(crate) fn topic_name(value: &str) -> TopicName {
     TopicName(text(value))
+}
+
+/// Leaves the first item of each key. Who describes groups answers for each once, however often a request names it: what
+/// is known of one may be a million times larger than its name.
+pub(crate) fn keep_first<T, K: Eq + Hash>(items: &mut Vec<T>, key: impl Fn(&T) -> K) {
+    let mut seen = HashSet::new();
+    items.retain(|item| seen.insert(key(item)));
 }
 
 pub(crate) fn broker_ids(nodes: &[i32]) -> Vec<BrokerId> {

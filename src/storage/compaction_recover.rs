@@ -18,9 +18,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::compaction_rewrite::{cleaned_index_name, cleaned_name};
+use super::disk_dma::{remove_if_there, sync_directory};
 use super::index::SegmentSummary;
 use super::segment::{file_name, index_file_name};
-use crate::fs::{self, File};
+use crate::fs;
 
 /// The name of an index file whose segment is about to take its place.
 pub fn swap_name(base_offset: i64) -> String {
@@ -105,7 +106,7 @@ pub fn finish_swaps(directory: &Path, reports: &mut Vec<String>) -> io::Result<(
     for path in &gone {
         fs::remove_file(path)?;
     }
-    if gone.is_empty() { Ok(()) } else { sync(directory) }
+    if gone.is_empty() { Ok(()) } else { sync_directory(directory) }
 }
 
 /// Whether the new segment is there with all its bytes, in place or not yet.
@@ -131,9 +132,9 @@ fn finish(
     if fs::exists(&cleaned) {
         fs::rename(&cleaned, directory.join(file_name(base)))?;
     }
-    sync(directory)?;
+    sync_directory(directory)?;
     fs::rename(swap, directory.join(index_file_name(base)))?;
-    sync(directory)
+    sync_directory(directory)
 }
 
 /// The new index file is damaged, so nobody knows what the new segment replaces: as long as the new segment is not
@@ -158,18 +159,7 @@ fn undo(
         remove_if_there(&directory.join(index_file_name(base)))?;
     }
     reports.push(format!("{}: damaged; what it describes is scanned instead", swap.display()));
-    sync(directory)?;
+    sync_directory(directory)?;
     fs::remove_file(swap)?;
-    sync(directory)
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn sync(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    sync_directory(directory)
 }

@@ -178,9 +178,22 @@ fn remove_in_steps(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
+/// Makes the names in a directory durable; blocking.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    fs::File::open(directory)?.sync_all()
+}
+
+/// Removes a file; fine when it is gone already. Blocking.
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
-        Some(parent) => fs::File::open(parent)?.sync_all(),
+        Some(parent) => sync_directory(parent),
         None => Ok(()),
     }
 }
@@ -299,10 +312,7 @@ impl Disk for DmaDisk {
             }
             let temporary = path.with_extension("tmp");
             // Not into a file that a crash has left: unflushed, its old content could come back under the new name.
-            match fs::remove_file(&temporary) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            remove_if_there(&temporary)?;
             fs::write(&temporary, &bytes)?;
             fs::rename(&temporary, &path)
         }))

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::compaction_recover::finish_swaps;
-use super::disk_dma::data_end;
+use super::disk_dma::{data_end, remove_if_there, sync_directory};
 use super::index::{Damage, SegmentIndex, SegmentSummary};
 use super::marks::Marks;
 use super::producers::Producers;
@@ -115,7 +115,7 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
     if clean.is_none() {
         // A killed process may have renamed segments without making their names durable, and from here on what is in
         // them counts as flushed.
-        File::open(directory)?.sync_all()?;
+        sync_directory(directory)?;
     }
     bases.sort_unstable();
     remove_deleted(directory, &mut bases, recovered.marks.log_start)?;
@@ -208,14 +208,7 @@ fn set_aside(directory: &Path, segments: &[(i64, PathBuf)], recovered: &mut Reco
     if let Some(active) = recovered.segments.back() {
         remove_if_there(&directory.join(index_file_name(active.base_offset)))?;
     }
-    File::open(directory)?.sync_all()
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    sync_directory(directory)
 }
 
 impl Recovered {
@@ -313,7 +306,7 @@ fn load_segment(
         // end where it says, before batches that were acknowledged since.
         if fs::exists(&index_path) {
             remove_if_there(&index_path)?;
-            File::open(directory)?.sync_all()?;
+            sync_directory(directory)?;
         }
     }
     let indexed = fs::read(&index_path)

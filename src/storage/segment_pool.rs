@@ -175,13 +175,7 @@ impl SegmentPool {
 
     /// Removes a file that waits; false when there is none, or it cannot be removed.
     pub async fn give_up_one(&self) -> bool {
-        let worst = {
-            let mut files = self.files.borrow_mut();
-            let worst = files.iter().enumerate().max_by_key(|(_, file)| file.stale.end).map(|(at, _)| at);
-            worst.and_then(|at| files.remove(at))
-        };
-        let Some(file) = worst else { return false };
-        self.pooled_bytes.set(self.pooled_bytes.get() - file.size_bytes);
+        let Some(file) = self.drop_worst(|_| true) else { return false };
         self.disk.remove(file.path).await.is_ok()
     }
 
@@ -224,19 +218,27 @@ impl SegmentPool {
         Ok(())
     }
 
+    /// Takes the file with the highest bound, which the fewest segments could use, out of the list if `unwanted`.
+    fn drop_worst(&self, unwanted: impl Fn(&Pooled) -> bool) -> Option<Pooled> {
+        let mut files = self.files.borrow_mut();
+        let (at, worst) = files.iter().enumerate().max_by_key(|(_, file)| file.stale.end)?;
+        if !unwanted(worst) {
+            return None;
+        }
+        let file = files.remove(at)?;
+        self.pooled_bytes.set(self.pooled_bytes.get() - file.size_bytes);
+        Some(file)
+    }
+
     /// Makes room for a file by removing files with a higher bound, which fewer segments could use: those of
     /// a deleted topic would else keep out the files that the topics in use give back.
     fn make_room(&self, size_bytes: u64, stale: Stale) -> bool {
         loop {
-            let mut files = self.files.borrow_mut();
             let fits = self.pooled_bytes.get() + size_bytes <= self.capacity_bytes;
-            if fits && files.len() < POOL_FILES_MAX {
+            if fits && self.file_count() < POOL_FILES_MAX {
                 return true;
             }
-            let worst = files.iter().enumerate().max_by_key(|(_, file)| file.stale.end).map(|(at, _)| at);
-            let Some(worst) = worst.filter(|at| files[*at].stale.end > stale.end) else { return false };
-            let Some(file) = files.remove(worst) else { return false };
-            self.pooled_bytes.set(self.pooled_bytes.get() - file.size_bytes);
+            let Some(file) = self.drop_worst(|file| file.stale.end > stale.end) else { return false };
             let disk = self.disk.clone();
             rt::spawn(async move {
                 let _ = disk.remove(file.path).await;

@@ -10,8 +10,8 @@ use serde_json::json;
 use super::judge::ROUNDS_MIN;
 use super::*;
 use crate::hlog::{Interval, Log};
+use crate::random::Random;
 use crate::runs::{Phase, PhaseInfo, Round};
-use crate::stats::Random;
 
 const RULES: Rules =
     Rules { error_probability: 0.05, tolerance: 0.01, width_max: 0.1, rounds_min: ROUNDS_MIN };

@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn arbitrary_bytes_never_panic() {
-        let mut random = crate::stats::Random(9);
+        let mut random = crate::random::Random(9);
         for _ in 0..20_000 {
             let mut bytes: Vec<u8> = (0..48 + random.below(40)).map(|_| random.next() as u8).collect();
             bytes[..4].copy_from_slice(&(V2 | 0x10).to_be_bytes());

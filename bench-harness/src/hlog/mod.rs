@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn merged_intervals_are_the_histogram_of_all_samples() {
-        let mut random = crate::stats::Random(5);
+        let mut random = crate::random::Random(5);
         let mut all = new_histogram();
         let mut text = "#[Histogram log format version 1.3]\n#[BaseTime: 1700000000.000]\n".to_owned();
         for second in 0..7 {

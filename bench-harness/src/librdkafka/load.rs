@@ -17,8 +17,9 @@ use crate::error::{BenchError, Result, protocol};
 use crate::generator::{LoadEnd, Meter};
 use crate::kafka::{Control, Partition};
 use crate::limits::REPORT_QUEUE_MAX;
-use crate::load::dist::{Keys, Random, key_bytes};
+use crate::load::dist::{Keys, key_bytes};
 use crate::load::{BatchRule, Workload};
+use crate::random::Random;
 use crate::record::{Counters, Kind, Recorder, Side, Window};
 use crate::schedule::{Pace, Schedule};
 use crate::series::Intent;
@@ -78,13 +79,13 @@ impl ProducerThread {
         window: Window,
         drain: Duration,
     ) -> Result<Self> {
-        let mut random = Random::seeded(id + 1);
+        let mut random = Random(id + 1);
         let picker = workload.keys.picker()?;
         let values = (0..DRAWN)
             .map(|_| {
                 let mut value = vec![b'x'; workload.sizes.draw(&mut random).max(STAMP_BYTES)];
                 let share = (value.len() as f64 * workload.random_share) as usize;
-                fill_random(&mut value[..share], random.bits() | 1);
+                fill_random(&mut value[..share], random.next() | 1);
                 value
             })
             .collect();

@@ -8,39 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{BenchError, Result};
 use crate::limits::{KEYS_MAX, RECORD_BYTES_MAX};
-
-/// A small seeded generator (SplitMix64): every seed is a good one.
-#[derive(Debug, Clone)]
-pub(crate) struct Random {
-    state: u64,
-}
-
-impl Random {
-    /// A generator that always gives the same numbers for the same seed.
-    pub(crate) fn seeded(seed: u64) -> Self {
-        Self { state: seed }
-    }
-
-    /// 64 random bits.
-    pub(crate) fn bits(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in [0, 1).
-    pub(crate) fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Standard normal, by Box and Muller.
-    fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
-        radius * (self.unit() * std::f64::consts::TAU).cos()
-    }
-}
+use crate::random::Random;
 
 /// How large record values are, in bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,7 +90,7 @@ impl Sizes {
         match self {
             Self::Fixed { bytes } => *bytes as f64,
             _ => {
-                let mut random = Random::seeded(1);
+                let mut random = Random(1);
                 let draws = 20_000;
                 (0..draws).map(|_| self.draw(&mut random) as f64).sum::<f64>() / f64::from(draws)
             }
@@ -205,7 +173,7 @@ impl KeyPicker {
 
 /// The bytes of a key: its number, spread so that frequent keys are not neighbours.
 pub(crate) fn key_bytes(number: usize) -> [u8; 16] {
-    let mixed = Random::seeded(number as u64).bits();
+    let mixed = Random(number as u64).next();
     let mut out = *b"key-000000000000";
     for (index, byte) in out[4..].iter_mut().enumerate() {
         *byte = b"0123456789abcdef"[(mixed >> (index * 4)) as usize & 15];
@@ -270,7 +238,7 @@ mod tests {
             let keys =
                 if theta == 0.0 { Keys::Uniform { count: 50 } } else { Keys::Zipf { count: 50, theta } };
             let picker = keys.picker().unwrap().unwrap();
-            let mut random = Random::seeded(7);
+            let mut random = Random(7);
             let mut counts = [0u64; 50];
             for _ in 0..draws {
                 counts[picker.draw(&mut random)] += 1;
@@ -297,7 +265,7 @@ mod tests {
 
     #[test]
     fn sizes_follow_their_law() {
-        let mut random = Random::seeded(3);
+        let mut random = Random(3);
         let mut draws = |sizes: &Sizes| -> Vec<usize> {
             sizes.check().unwrap();
             let mut all: Vec<usize> = (0..100_000).map(|_| sizes.draw(&mut random)).collect();

@@ -9,13 +9,14 @@
 //! do I/O.
 
 use super::Workload;
-use super::dist::{KeyPicker, Keys, Random, Sizes, key_bytes, partition_of};
+use super::dist::{KeyPicker, Keys, Sizes, key_bytes, partition_of};
 use crate::batch::{BatchImage, Codec, Record, STAMP_BYTES, fill_random};
 use crate::error::{BenchError, Result};
 use crate::frame::RequestTemplate;
 use crate::generator::ConnectionPlan;
 use crate::kafka::Partition;
 use crate::limits::{POOL_BATCHES_MAX, POOL_BYTES_MAX};
+use crate::random::Random;
 use crate::workload::{ProduceLoad, by_leader, plan_pool, wall_ms};
 
 /// One batch in so many of a compressed load stays uncompressed and carries a stamp, to see end-to-end latency.
@@ -42,7 +43,7 @@ impl Pool {
     /// # Errors
     /// When sizes or keys are out of bounds.
     pub(crate) fn build(workload: &Workload, records: u32, stamped: bool) -> Result<Self> {
-        let mut maker = Maker { workload, random: Random::seeded(42), stamped, made: 0 };
+        let mut maker = Maker { workload, random: Random(42), stamped, made: 0 };
         let bytes = (f64::from(records) * workload.record_bytes()).max(1.0) as usize;
         let most = (POOL_BYTES_MAX / bytes).clamp(1, POOL_BATCHES_MAX);
         if let Some(picker) = workload.keys.picker()? {
@@ -130,13 +131,13 @@ impl Maker<'_> {
         let mut value = vec![b'x'; bytes];
         match &self.workload.payload {
             Some(payload) => {
-                let from = (self.random.bits() % payload.len() as u64) as usize;
+                let from = (self.random.next() % payload.len() as u64) as usize;
                 let endless = payload.iter().cycle().skip(from);
                 value.iter_mut().zip(endless).for_each(|(to, from)| *to = *from);
             }
             None => {
                 let share = (bytes as f64 * self.workload.random_share).round() as usize;
-                fill_random(&mut value[..share.min(bytes)], self.random.bits() | 1);
+                fill_random(&mut value[..share.min(bytes)], self.random.next() | 1);
             }
         }
         value

@@ -201,7 +201,7 @@ mod tests {
     fn nonsense_ends_the_connection_and_never_panics() {
         let address = "127.0.0.1:1".parse().unwrap();
         let topics = Topics::default();
-        let mut random = crate::stats::Random(1);
+        let mut random = crate::random::Random(1);
         for _ in 0..20_000 {
             let (key, _, version) = APIS[random.below(APIS.len())];
             let mut frame = Writer::new();

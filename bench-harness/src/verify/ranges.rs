@@ -96,18 +96,18 @@ impl RangeSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::dist::Random;
+    use crate::random::Random;
     use std::collections::BTreeSet;
 
     #[test]
     fn ranges_are_sets() {
-        let mut random = Random::seeded(11);
+        let mut random = Random(11);
         for _ in 0..50 {
             let mut make = || {
                 let (mut ranges, mut plain) = (RangeSet::default(), BTreeSet::new());
-                for _ in 0..random.bits() % 30 {
-                    let first = random.bits() % 200;
-                    let end = first + random.bits() % 9;
+                for _ in 0..random.next() % 30 {
+                    let first = random.next() % 200;
+                    let end = first + random.next() % 9;
                     ranges.insert(first, end);
                     plain.extend(first..end);
                 }

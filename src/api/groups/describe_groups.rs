@@ -3,13 +3,12 @@
 //! Owner: the connection's core. Invariant: a group that is not there is `Dead`, and from version 6 on an error
 //! (KIP-1043). Must not: describe groups of the new protocol.
 
-use std::collections::HashSet;
 use std::rc::Rc;
 
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
 
-use super::super::control::{OPERATIONS_NOT_ASKED, text};
+use super::super::control::{OPERATIONS_NOT_ASKED, keep_first, text};
 use super::{GROUP_OPERATIONS, code, on_coordinator};
 use crate::coordinator::error::GroupError;
 use crate::coordinator::groups_offsets::ClassicDescription;
@@ -29,9 +28,7 @@ pub(super) async fn respond(
 ) -> DescribeGroupsResponse {
     let asked = version >= OPERATIONS_SINCE && request.include_authorized_operations;
     let operations = if asked { GROUP_OPERATIONS } else { OPERATIONS_NOT_ASKED };
-    // Once each, however often it is asked for: what is known of it may be a million times larger than its name.
-    let mut seen = HashSet::new();
-    request.groups.retain(|id| seen.insert(id.clone()));
+    keep_first(&mut request.groups, |id| id.clone());
     let mut groups = Vec::with_capacity(request.groups.len());
     for id in request.groups {
         let name = id.to_string();

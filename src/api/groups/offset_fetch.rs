@@ -5,7 +5,7 @@
 //! `require_stable`, one that a transaction has in hand gets UNSTABLE_OFFSET_COMMIT (KIP-447).
 //! Must not: make a group by asking for it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
@@ -15,7 +15,7 @@ use kafka_protocol::messages::offset_fetch_response::{
 };
 use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
 
-use super::super::control::{TopicIds, text, topic_name};
+use super::super::control::{TopicIds, keep_first, text, topic_name};
 use super::{code, on_coordinator};
 use crate::coordinator::error::GroupError;
 use crate::coordinator::groups_offsets::FetchedOffset;
@@ -60,9 +60,7 @@ pub(super) async fn respond(
             }
         };
     }
-    // Once each, however often it is asked for: what is known of it may be a million times larger than its name.
-    let mut seen = HashSet::new();
-    request.groups.retain(|group| seen.insert(group.group_id.clone()));
+    keep_first(&mut request.groups, |group| group.group_id.clone());
     let mut groups = Vec::with_capacity(request.groups.len());
     for group in request.groups {
         let id = group.group_id.clone();

@@ -2,7 +2,6 @@
 //!
 //! Owner: the connection's core. Must not: describe groups of other kinds.
 
-use std::collections::HashSet;
 use std::rc::Rc;
 
 use kafka_protocol::messages::share_group_describe_response::{
@@ -10,7 +9,7 @@ use kafka_protocol::messages::share_group_describe_response::{
 };
 use kafka_protocol::messages::{GroupId, ShareGroupDescribeRequest, ShareGroupDescribeResponse};
 
-use super::super::control::{OPERATIONS_NOT_ASKED, text, topic_name};
+use super::super::control::{OPERATIONS_NOT_ASKED, keep_first, text, topic_name};
 use super::super::groups::{GROUP_OPERATIONS, code, on_coordinator};
 use super::is_on;
 use crate::catalog::Catalog;
@@ -25,9 +24,7 @@ pub(super) async fn respond(
 ) -> ShareGroupDescribeResponse {
     let operations =
         if request.include_authorized_operations { GROUP_OPERATIONS } else { OPERATIONS_NOT_ASKED };
-    // Once each, however often it is asked for: what is known of it may be a million times larger than its name.
-    let mut seen = HashSet::new();
-    request.group_ids.retain(|id| seen.insert(id.clone()));
+    keep_first(&mut request.group_ids, |id| id.clone());
     let mut groups = Vec::with_capacity(request.group_ids.len());
     for id in request.group_ids {
         let name = id.to_string();

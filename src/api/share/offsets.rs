@@ -3,7 +3,7 @@
 //! Owner: the connection's core; the group's coordinator and the partitions' cores do the work. Invariant: what is
 //! said to be changed is durable. Must not: change the offsets of a group that somebody is in.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use kafka_protocol::ResponseError;
@@ -19,7 +19,7 @@ use kafka_protocol::messages::{
 use uuid::Uuid;
 
 use super::super::Call;
-use super::super::control::text;
+use super::super::control::{keep_first, text};
 use super::super::groups::{code as group_code, on_coordinator};
 use super::{code, is_on};
 use crate::coordinator::error::GroupError;
@@ -52,9 +52,7 @@ pub(super) async fn describe(
     call: Call,
     mut request: DescribeShareGroupOffsetsRequest,
 ) -> Outgoing {
-    // Once each, however often it is asked for: what is known of it may be a million times larger than its name.
-    let mut seen = HashSet::new();
-    request.groups.retain(|group| seen.insert(group.group_id.clone()));
+    keep_first(&mut request.groups, |group| group.group_id.clone());
     let mut groups = Vec::with_capacity(request.groups.len());
     for asked in request.groups {
         let name = asked.group_id.to_string();

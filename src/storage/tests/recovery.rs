@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::random::Random;
 use crate::storage::marks::Marks;
 use crate::storage::recovery::{Recovered, Reign, recover};
 use crate::storage::segment::file_name;
@@ -14,19 +15,6 @@ use crate::wire::record_batch;
 const MUTATIONS: u64 = 4_000;
 /// Leader epoch in the catalog at the start that recovers.
 const EPOCH_NOW: i32 = 3;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
 
 /// One batch of the log that was written.
 #[derive(Clone)]
