@@ -1,9 +1,10 @@
 //! The manifest: what a run stood on, so that a reader can repeat it or refuse to compare it.
 //!
-//! Owner: the main thread. Must not: fail a run because a file of /proc or /sys is missing.
+//! Owner: the main thread. Invariant: no path of this machine is recorded, for run folders are published; what lies
+//! below the current folder is named from there. Must not: fail a run because a file of /proc or /sys is missing.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -45,6 +46,42 @@ static DECLARED: OnceLock<BTreeMap<String, String>> = OnceLock::new();
 /// Takes what `--declare` says, for every manifest of this process.
 pub(crate) fn declare(facts: &[(String, String)]) {
     DECLARED.get_or_init(|| facts.iter().cloned().collect());
+}
+
+/// A text without the paths of this machine: what lies below `here` begins there, of any other absolute path only the
+/// last name is left.
+fn portable(text: &str, here: &Path) -> String {
+    let is_end = |c: char| c.is_whitespace() || "=,;:@'\"()".contains(c);
+    let mut out = String::with_capacity(text.len());
+    for word in text.split_inclusive(is_end) {
+        let bare = word.trim_end_matches(is_end);
+        let path = Path::new(bare);
+        let short = match path.strip_prefix(here) {
+            Ok(below) if below.as_os_str().is_empty() => Some(".".to_owned()),
+            Ok(below) => Some(below.display().to_string()),
+            Err(_) if path.is_absolute() => {
+                path.file_name().map(|name| format!("…/{}", name.to_string_lossy()))
+            }
+            Err(_) => None,
+        };
+        out += short.as_deref().unwrap_or(bare);
+        out += &word[bare.len()..];
+    }
+    out
+}
+
+/// What of a command line may be published: see `portable`.
+pub(crate) fn publishable(text: &str) -> String {
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    portable(text, &here)
+}
+
+/// The command line that is running, the binary by its name alone.
+fn command_line() -> Vec<String> {
+    let mut arguments = std::env::args();
+    let binary = arguments.next().unwrap_or_default();
+    let name = Path::new(&binary).file_name().map(|name| name.to_string_lossy().into_owned());
+    name.into_iter().chain(arguments.map(|argument| publishable(&argument))).collect()
 }
 
 fn read(path: &str) -> Option<String> {
@@ -97,9 +134,10 @@ impl Manifest {
             harness: "ringlog-bench",
             harness_version: env!("CARGO_PKG_VERSION"),
             started_unix_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
-            command_line: std::env::args().collect(),
+            command_line: command_line(),
             git_commit: git(&["rev-parse", "HEAD"]),
-            git_dirty: git(&["status", "--porcelain"]).map(|text| !text.is_empty()),
+            // Results that are not committed yet change no figure.
+            git_dirty: git(&["status", "--porcelain", "--untracked-files=no"]).map(|text| !text.is_empty()),
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
             cpu_model: field("/proc/cpuinfo", "model name"),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
@@ -135,5 +173,25 @@ mod tests {
         let manifest = Manifest::take(None, &[0], &[], Some(Path::new("/")), BTreeMap::new());
         assert!(!manifest.kernel.is_empty());
         assert!(manifest.data_dir.unwrap().contains_key("file_system"));
+        assert!(!manifest.command_line[0].contains('/'), "{:?}", manifest.command_line);
+    }
+
+    #[test]
+    fn no_path_of_this_machine_is_recorded() {
+        let here = Path::new("/somewhere/tree");
+        for (text, expected) in [
+            ("--data-dir=/somewhere/tree/data/x", "--data-dir=data/x"),
+            ("/somewhere/tree", "."),
+            ("before=/elsewhere/a.hlog", "before=…/a.hlog"),
+            (
+                "/opt/deep/ringlog serve --data-dir /tmp/a/b --listen 127.0.0.1:1",
+                "…/ringlog serve --data-dir …/b --listen 127.0.0.1:1",
+            ),
+            ("results/local-1@kafka", "results/local-1@kafka"),
+            ("1/1100", "1/1100"),
+            ("http://host/x", "http://host/x"),
+        ] {
+            assert_eq!(portable(text, here), expected, "{text}");
+        }
     }
 }

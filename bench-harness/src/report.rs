@@ -10,6 +10,7 @@ use std::path::Path;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::drain::Drained;
 use crate::error::{BenchError, Result, io_err};
 use crate::record::{Counters, Kind};
 use crate::schedule::Pace;
@@ -113,6 +114,9 @@ pub(crate) struct Phase {
     pub(crate) unanswered_requests: u64,
     /// Records acknowledged that no consumer saw.
     pub(crate) undelivered_records: Option<u64>,
+    /// What became of a backlog that the consumers found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drained: Option<Drained>,
     /// Throughput as a percentage of a limit of this machine, by the limit's name.
     pub(crate) percent_of: BTreeMap<String, f64>,
     /// What a reader must know.
@@ -169,7 +173,7 @@ pub(crate) fn phase(
         starved_share: share(busiest.run_delay_ns, busiest.wall_ns),
         bottleneck: false,
     };
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = outcome.drained.iter().map(Drained::text).collect();
     judge(&mut generator, &latency, pace, outcome, &mut notes);
     let cores = |time_ns: Option<u64>| time_ns.map(|time_ns| time_ns as f64 / outcome.elapsed_ns as f64);
     let others = cores(
@@ -196,6 +200,7 @@ pub(crate) fn phase(
         unsent_requests: outcome.ends.iter().map(|end| end.unsent).sum(),
         unanswered_requests: outcome.ends.iter().map(|end| end.unanswered).sum(),
         undelivered_records: outcome.undelivered,
+        drained: outcome.drained.clone(),
         percent_of: BTreeMap::new(),
         notes,
     }
@@ -279,8 +284,9 @@ pub(crate) fn short_ns(value_ns: u64) -> String {
 pub(crate) fn table(phases: &[Phase]) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    writeln!(out, "| phase | records/s | GB/s | of the roofline | generator cores | server cores |").ok();
-    writeln!(out, "| --- | ---: | ---: | --- | ---: | ---: |").ok();
+    writeln!(out, "| phase | records/s | GB/s | reached | generator cores | server cores | MB/s per core |")
+        .ok();
+    writeln!(out, "| --- | ---: | ---: | --- | ---: | ---: | ---: |").ok();
     for phase in phases {
         for (side, rates) in [("in", &phase.produced), ("out", &phase.consumed)] {
             let Some(rates) = rates else { continue };
@@ -292,13 +298,18 @@ pub(crate) fn table(phases: &[Phase]) -> String {
                 .collect();
             writeln!(
                 out,
-                "| {} {side} | {:.0} | {:.3} | {} | {:.2} | {} |",
+                "| {} {side} | {:.0} | {:.3} | {} | {:.2} | {} | {} |",
                 phase.name,
                 rates.records_per_s,
                 rates.gb_per_s,
                 percent.join(", "),
                 phase.generator.cpu_cores,
                 phase.server_cpu_cores.map_or("-".to_owned(), |cores| format!("{cores:.2}")),
+                // A server that does next to nothing has no such figure.
+                phase
+                    .server_cpu_cores
+                    .filter(|cores| *cores > 0.005)
+                    .map_or("-".to_owned(), |cores| format!("{:.0}", rates.gb_per_s * 1e3 / cores)),
             )
             .ok();
         }

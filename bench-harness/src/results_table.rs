@@ -72,12 +72,26 @@ fn cores(phases: &[&Phase]) -> Option<f64> {
     median(phases.iter().filter_map(|phase| phase.info.as_ref()?.server_cpu_cores))
 }
 
+/// Share of the rate that was published for this load, in percent.
+fn published(phases: &[&Phase]) -> Option<f64> {
+    let name = format!("in {}", crate::load::stage::PUBLISHED);
+    median(phases.iter().filter_map(|phase| {
+        let shares = &phase.info.as_ref()?.percent_of;
+        Some(*shares.iter().find(|(known, _)| known.starts_with(&name))?.1)
+    }))
+}
+
 /// Median over the rounds of a quantile of the most telling kind of latency.
 fn quantile_ns(run: &Run, phase: &str, quantile: f64) -> Option<f64> {
     let phases = run.phase(phase);
     let tag = primary_tags(&run.tags(phase), phases.first()?.is_open_loop()).pop()?;
-    median(phases.iter().filter_map(|phase| {
-        let counts = phase.pooled(&tag)?;
+    tagged_ns(run, phase, &tag, quantile)
+}
+
+/// Median over the rounds of a quantile of one kind of latency; `None` when no round has it.
+fn tagged_ns(run: &Run, phase: &str, tag: &str, quantile: f64) -> Option<f64> {
+    median(run.phase(phase).iter().filter_map(|phase| {
+        let counts = phase.pooled(tag)?;
         Some(crate::hlog::quantile(&counts, quantile) as f64)
     }))
 }
@@ -141,7 +155,9 @@ fn versus(out: &mut String, runs: &[Run], rows: &[RowSpec]) {
 fn alone(out: &mut String, run: &Run, rows: &[RowSpec]) {
     writeln!(
         out,
-        "| workload | records/s | GB/s | p50 | p99 | p99.9 | reached |\n| --- | ---: | ---: | ---: | ---: | ---: | --- |"
+        "| workload | records/s | GB/s | response p50 | p99 | p99.9 | end to end p50 | p99 | reached | of the published \
+         rate | server cores |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |"
     )
     .ok();
     for row in rows {
@@ -149,20 +165,23 @@ fn alone(out: &mut String, run: &Run, rows: &[RowSpec]) {
         if phases.is_empty() {
             continue;
         }
-        let time = |q: f64| quantile_ns(run, &row.workload, q).map_or("–".into(), |ns| short_ns(ns as u64));
-        writeln!(
-            out,
-            "| {} | {} | {} | {} | {} | {} | {} |",
-            row.words,
+        let time = |tag: &str, q: f64| {
+            tagged_ns(run, &row.workload, tag, q).map_or("–".into(), |ns| short_ns(ns as u64))
+        };
+        let cells = [
             median(phases.iter().filter_map(|phase| phase.records_per_s())).map_or("–".into(), thousands),
             median(phases.iter().filter_map(|phase| gb_per_s(phase)))
                 .map_or("–".into(), |gb| format!("{gb:.2}")),
-            time(0.5),
-            time(0.99),
-            time(0.999),
+            time("response", 0.5),
+            time("response", 0.99),
+            time("response", 0.999),
+            time("e2e", 0.5),
+            time("e2e", 0.99),
             limit_text(run, &row.workload),
-        )
-        .ok();
+            published(&phases).map_or("–".into(), |percent| format!("{percent:.1} %")),
+            cores(&phases).map_or("–".into(), |cores| format!("{cores:.2}")),
+        ];
+        writeln!(out, "| {} | {} |", row.words, cells.join(" | ")).ok();
     }
 }
 

@@ -289,6 +289,7 @@ mod tests {
             unsent_requests: 0,
             unanswered_requests: 0,
             undelivered_records: None,
+            drained: None,
             percent_of: BTreeMap::new(),
             notes: Vec::new(),
         }
