@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::cli::{ClientArgs, EndpointArgs, ProduceArgs, seconds};
 use crate::commands::{log_path, produce_parameters, with_topic};
-use crate::error::{Result, io_err};
+use crate::error::{BenchError, Result, io_err};
 use crate::generator::Peer;
 use crate::kafka::Partition;
 use crate::manifest::Manifest;
@@ -116,12 +116,16 @@ pub(crate) fn command(command: &KneeCommand) -> Result<()> {
                 search.run("step", rate, client)
             })?,
         };
+        if knee == 0 {
+            let slo = command.slo_ms;
+            return Err(BenchError::Usage(format!("no rate was held with a p99 of {slo} ms")));
+        }
         flush()?;
         let mut longer = client.clone();
         longer.log = log_path(command.client.out.as_deref(), "half-knee")?;
         let half = search.run("half-knee", (knee / 2).max(1), &longer)?;
         flush()?;
-        Ok((knee.max(1), steps, half))
+        Ok((knee, steps, half))
     })?;
     let own = write_flush.iter().map(|values| values.p99_ns as f64).sum::<f64>() / write_flush.len() as f64;
     let p99 = half.latency.get("response").map(|values| values.p99_ns as f64);

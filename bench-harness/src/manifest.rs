@@ -3,7 +3,7 @@
 //! Owner: the main thread. Invariant: no path of this machine is recorded, for run folders are published; what lies
 //! below the current folder is named from there. Must not: fail a run because a file of /proc or /sys is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -35,10 +35,36 @@ pub(crate) struct Manifest {
     cpus_server: Vec<usize>,
     data_dir: Option<BTreeMap<&'static str, String>>,
     endpoints: BTreeMap<String, String>,
+    /// The server processes of this host whose ids were given, by endpoint.
+    servers: BTreeMap<String, ServerProcess>,
     /// What the endpoint says of itself; a fact it does not tell is `unknown`.
     endpoint_facts: BTreeMap<String, String>,
     /// What the caller says of the server: flush policy, replication, what it is. `compare` holds runs to it.
     declared: BTreeMap<String, String>,
+}
+
+/// How a server was started, and where it may run.
+#[derive(Debug, Clone, Serialize)]
+struct ServerProcess {
+    command_line: Vec<String>,
+    /// Lists of cores that its threads are bound to, each once.
+    cpus_allowed: Vec<String>,
+}
+
+impl ServerProcess {
+    /// Of a process that is running; `None` when it is not, or not to be looked at.
+    fn of(pid: u32) -> Option<Self> {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+        let command_line = words.map(|word| publishable(&String::from_utf8_lossy(word))).collect();
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let lists: BTreeSet<String> = tasks
+            .filter_map(|task| {
+                field(&task.ok()?.path().join("status").display().to_string(), "Cpus_allowed_list")
+            })
+            .collect();
+        Some(Self { command_line, cpus_allowed: lists.into_iter().collect() })
+    }
 }
 
 static DECLARED: OnceLock<BTreeMap<String, String>> = OnceLock::new();
@@ -152,9 +178,18 @@ impl Manifest {
             cpus_server: cpus_server.to_vec(),
             data_dir: data_dir.and_then(mount_of),
             endpoints,
+            servers: BTreeMap::new(),
             endpoint_facts: BTreeMap::new(),
             declared: DECLARED.get().cloned().unwrap_or_default(),
         }
+    }
+
+    /// The same with how an endpoint's server was started, when its process id is known.
+    pub(crate) fn with_server(mut self, endpoint: &str, pid: Option<u32>) -> Self {
+        if let Some(process) = pid.and_then(ServerProcess::of) {
+            self.servers.insert(endpoint.to_owned(), process);
+        }
+        self
     }
 
     /// The same with what the endpoint says of itself.
@@ -172,8 +207,10 @@ mod tests {
     fn this_host_has_a_kernel_and_a_root_mount() {
         let manifest = Manifest::take(None, &[0], &[], Some(Path::new("/")), BTreeMap::new());
         assert!(!manifest.kernel.is_empty());
-        assert!(manifest.data_dir.unwrap().contains_key("file_system"));
+        assert!(manifest.data_dir.as_ref().unwrap().contains_key("file_system"));
         assert!(!manifest.command_line[0].contains('/'), "{:?}", manifest.command_line);
+        let server = &manifest.with_server("me", Some(std::process::id())).servers["me"];
+        assert!(!server.command_line.is_empty() && !server.cpus_allowed.is_empty());
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::workload::Outcome;
 const BUSY_SHARE: f64 = 0.92;
 /// A late generator thread that waited longer than this for a core, and had time left, lacked a core.
 const STARVED_SHARE: f64 = 0.05;
+/// A late generator thread that neither ran nor waited longer than this was woken up late.
+const IDLE_SHARE: f64 = 0.2;
 /// Schedule lag above this at p99 means that the schedule was not kept, in nanoseconds.
 const LAG_NS_MAX: u64 = 1_000_000;
 
@@ -221,12 +223,19 @@ fn judge(
             generator.bottleneck = late("own-lag");
             let reached =
                 outcome.totals.counters[0].records as f64 / (outcome.elapsed_ns as f64 / 1e9) / rate as f64;
-            if late("lag") && !generator.bottleneck {
+            // Far behind its schedule a load never comes to what was due in the window: there is no lag to see then.
+            let behind = reached < RATE_REACHED && !latency.contains_key("response");
+            if (late("lag") || behind) && !generator.bottleneck {
                 let how = if reached < RATE_REACHED { "did not keep up" } else { "stalled at times" };
                 notes.push(format!(
                     "the endpoint {how} ({:.1} % of the rate in time): requests waited for room in the in-flight window",
                     reached * 100.0
                 ));
+            }
+            if behind {
+                notes.push(
+                    "nothing that was due in the measured time was answered: no latency is known".into(),
+                );
             }
         }
         Some(Pace::Max) => {
@@ -238,7 +247,10 @@ fn judge(
     if generator.bottleneck {
         let idle_otherwise = generator.busiest_share + generator.starved_share < BUSY_SHARE;
         let starved = generator.starved_share > STARVED_SHARE && idle_otherwise;
-        let why = if starved || generator.starved_share > generator.busiest_share {
+        let worked = generator.busiest_share + generator.starved_share;
+        let why = if idle_otherwise && worked < IDLE_SHARE {
+            "THE GENERATOR WAS LATE THOUGH IT HAD TIME, so some of these latencies are its own"
+        } else if starved || generator.starved_share > generator.busiest_share {
             "THE HOST HAD NO CORE LEFT FOR THE GENERATOR"
         } else {
             "THE GENERATOR WAS THE BOTTLENECK"

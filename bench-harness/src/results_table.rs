@@ -50,6 +50,9 @@ struct Entry {
     /// Workloads and their words; empty: all, by name.
     #[serde(default)]
     rows: Vec<RowSpec>,
+    /// Runs below `folder`, a line for the last workload of each, in one table.
+    #[serde(default)]
+    each: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -151,8 +154,9 @@ fn versus(out: &mut String, runs: &[Run], rows: &[RowSpec]) {
     }
 }
 
-/// One run by itself.
-fn alone(out: &mut String, run: &Run, rows: &[RowSpec]) {
+/// The head of a table of runs by themselves.
+fn alone_head(out: &mut String) {
+    // Writing to a String cannot fail.
     writeln!(
         out,
         "| workload | records/s | GB/s | response p50 | p99 | p99.9 | end to end p50 | p99 | reached | of the published \
@@ -160,29 +164,31 @@ fn alone(out: &mut String, run: &Run, rows: &[RowSpec]) {
          | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |"
     )
     .ok();
-    for row in rows {
-        let phases = run.phase(&row.workload);
-        if phases.is_empty() {
-            continue;
-        }
-        let time = |tag: &str, q: f64| {
-            tagged_ns(run, &row.workload, tag, q).map_or("–".into(), |ns| short_ns(ns as u64))
-        };
-        let cells = [
-            median(phases.iter().filter_map(|phase| phase.records_per_s())).map_or("–".into(), thousands),
-            median(phases.iter().filter_map(|phase| gb_per_s(phase)))
-                .map_or("–".into(), |gb| format!("{gb:.2}")),
-            time("response", 0.5),
-            time("response", 0.99),
-            time("response", 0.999),
-            time("e2e", 0.5),
-            time("e2e", 0.99),
-            limit_text(run, &row.workload),
-            published(&phases).map_or("–".into(), |percent| format!("{percent:.1} %")),
-            cores(&phases).map_or("–".into(), |cores| format!("{cores:.2}")),
-        ];
-        writeln!(out, "| {} | {} |", row.words, cells.join(" | ")).ok();
+}
+
+/// A line for a workload of a run.
+fn alone(out: &mut String, run: &Run, row: &RowSpec) {
+    let phases = run.phase(&row.workload);
+    if phases.is_empty() {
+        return;
     }
+    let time = |tag: &str, q: f64| {
+        tagged_ns(run, &row.workload, tag, q).map_or("–".into(), |ns| short_ns(ns as u64))
+    };
+    let cells = [
+        median(phases.iter().filter_map(|phase| phase.records_per_s())).map_or("–".into(), thousands),
+        median(phases.iter().filter_map(|phase| gb_per_s(phase)))
+            .map_or("–".into(), |gb| format!("{gb:.2}")),
+        time("response", 0.5),
+        time("response", 0.99),
+        time("response", 0.999),
+        time("e2e", 0.5),
+        time("e2e", 0.99),
+        limit_text(run, &row.workload),
+        published(&phases).map_or("–".into(), |percent| format!("{percent:.1} %")),
+        cores(&phases).map_or("–".into(), |cores| format!("{cores:.2}")),
+    ];
+    writeln!(out, "| {} | {} |", row.words, cells.join(" | ")).ok();
 }
 
 fn machine(run: &Run) -> String {
@@ -208,19 +214,31 @@ fn table(results: &Path) -> Result<String> {
         .map_err(|error| BenchError::Usage(format!("{}: {error}", path.display())))?;
     let mut out = String::new();
     for entry in entries {
-        let mut runs = runs::open(&[results.join(&entry.folder).display().to_string()], 1.0)?;
+        let mut runs = if entry.each.is_empty() {
+            runs::open(&[results.join(&entry.folder).display().to_string()], 1.0)?
+        } else {
+            let path = |name: &String| results.join(&entry.folder).join(name).display().to_string();
+            runs::open(&entry.each.iter().map(path).collect::<Vec<_>>(), 1.0)?
+        };
         if let Some(policy) = &entry.flush_policy {
             runs.iter_mut().for_each(|run| run.manifest["declared"]["flush_policy"] = policy.as_str().into());
         }
         let Some(first) = runs.first() else { continue };
+        writeln!(out, "**{}** ({})\n", entry.title, machine(first)).ok();
         let all =
             || first.phase_names().into_iter().map(|name| RowSpec { words: name.clone(), workload: name });
         let rows = if entry.rows.is_empty() { all().collect() } else { entry.rows };
-        writeln!(out, "**{}** ({})\n", entry.title, machine(first)).ok();
-        if runs.len() > 1 {
+        if !entry.each.is_empty() {
+            alone_head(&mut out);
+            for run in &runs {
+                let Some(workload) = run.phase_names().pop() else { continue };
+                alone(&mut out, run, &RowSpec { words: format!("`{}`", run.name), workload });
+            }
+        } else if runs.len() > 1 {
             versus(&mut out, &runs, &rows);
         } else {
-            alone(&mut out, first, &rows);
+            alone_head(&mut out);
+            rows.iter().for_each(|row| alone(&mut out, first, row));
         }
         let space = if entry.note.is_empty() { "" } else { " " };
         writeln!(out, "\n{}{space}Runs: `results/{}`; `{}`.\n", entry.note, entry.folder, entry.command).ok();

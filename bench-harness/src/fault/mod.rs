@@ -22,7 +22,6 @@ use crate::cli::{bounded_topic, seconds};
 use crate::consumer::AtEnd;
 use crate::error::{BenchError, Result, io_err};
 use crate::kafka::{Control, Partition};
-use crate::load::stage::ClientKind;
 use crate::probe::flush_latency;
 use crate::record::Window;
 use crate::report::{Phase, short_ns, write_json};
@@ -55,9 +54,9 @@ pub(crate) enum Kind {
     Churn,
     /// A neighbour writes and flushes on the server's disk. Needs `--data-dir`.
     Disk,
-    /// All connections break for `--cut-seconds`. Lean client.
+    /// All connections break for `--cut-seconds`.
     Cut,
-    /// Nothing arrives for `--cut-seconds`, and no connection breaks. Lean client.
+    /// Nothing arrives for `--cut-seconds`, and no connection breaks.
     BlackHole,
     /// `--inject` is run, and `--heal` at the end.
     Command,
@@ -390,12 +389,12 @@ pub(crate) fn command(command: &FaultCommand) -> Result<ExitCode> {
     }
     let relayed = command.faults.iter().any(|kind| matches!(kind, Kind::Cut | Kind::BlackHole));
     let relay = match relayed {
-        true if args.client == ClientKind::Librdkafka => Err(BenchError::Usage(
-            "a cut is for the lean client: librdkafka connects to what the server advertises".into(),
-        )),
         true => Relay::before(&mut check.partitions).map(|relay| Some(Arc::new(relay))),
         false => Ok(None),
     };
+    if let Ok(Some(relay)) = &relay {
+        crate::librdkafka::ffi::set_detours(relay.detours());
+    }
     let result = relay.and_then(|relay| run(command, &args, &check, server.clone(), relay));
     check.close();
     result

@@ -1,7 +1,7 @@
 //! A relay between the harness and the server, so that the network between them can fail.
 //!
 //! Owner: `fault`; an accepting thread for each address, two threads for each connection, all ended by drop. Everything
-//! the lean client sends goes through it, whatever addresses the server advertises. Invariants: bytes pass unchanged and
+//! the load sends goes through it, whatever addresses the server advertises. Invariants: bytes pass unchanged and
 //! in order, or the connection is closed; connections and buffers are bounded. Must not: know what passes.
 
 use std::io::{ErrorKind, Read, Write};
@@ -91,6 +91,11 @@ impl Relay {
         self.acceptors.push(std::thread::spawn(move || accept(&listener, to, &shared)));
         self.ways.push((here, to));
         Ok(here)
+    }
+
+    /// The relay's address for each of the server's.
+    pub(crate) fn detours(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        self.ways.iter().map(|(here, to)| (*to, *here)).collect()
     }
 
     /// From now on the network does this.

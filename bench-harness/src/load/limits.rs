@@ -8,7 +8,8 @@ use std::path::Path;
 use crate::cli::{CpuList, ProbeArgs};
 use crate::error::Result;
 use crate::report::Phase;
-use crate::roofline::{Probes, Roofline};
+use crate::roofline::{CEILING, Probes, Roofline};
+use crate::sink::Work;
 use crate::workload::{Client, ProduceLoad};
 
 /// Seconds of each probe; there are about a dozen.
@@ -23,7 +24,7 @@ const PROBE_CONNECTIONS_MAX: usize = 64;
 pub(crate) struct Limits(Roofline);
 
 impl Limits {
-    /// Measures disk, flush, loopback, CRC and both sinks on `dir` with the requests of `load`.
+    /// Measures disk, flush, loopback, CRC, both sinks and the generator's ceiling on `dir` with the requests of `load`.
     pub(crate) fn measure(dir: &Path, load: &ProduceLoad, client: &Client) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pinned = |cpus: Vec<usize>| (!cpus.is_empty()).then_some(CpuList(cpus));
@@ -42,9 +43,10 @@ impl Limits {
         let connections = load.connections.min(PROBE_CONNECTIONS_MAX);
         let mut roofline = probes.basics(connections)?;
         let load = ProduceLoad { connections, ..load.clone() };
-        for sync in [false, true] {
-            roofline.sinks.push(probes.sink(&load, sync)?);
+        for work in [Work::Write, Work::Flush] {
+            roofline.sinks.push(probes.sink(&load, work)?);
         }
+        roofline.ceilings.push(probes.sink(&load, Work::Nothing)?);
         Ok(Self(roofline))
     }
 
@@ -57,15 +59,24 @@ impl Limits {
     pub(crate) fn attach(&self, phases: &mut [Phase]) {
         let outward = self.0.loopback_gb_per_s.iter().filter(|(name, _)| name.starts_with("out"));
         let outward = outward.map(|(_, gb)| *gb).fold(0.0, f64::max);
+        let share = |phase: &mut Phase, name: String, gb_per_s: f64, limit: f64| {
+            // A probe that nothing came through says nothing.
+            if limit > 0.0 {
+                phase.percent_of.insert(name, 100.0 * gb_per_s / limit);
+            }
+        };
         for phase in phases {
-            if let Some(rates) = &phase.produced {
+            if let Some(reached) = phase.produced.as_ref().map(|rates| rates.gb_per_s) {
                 for sink in &self.0.sinks {
                     let name = if sink.sync { "in sink with fdatasync" } else { "in sink" };
-                    phase.percent_of.insert(name.to_owned(), 100.0 * rates.gb_per_s / sink.gb_per_s);
+                    share(phase, name.to_owned(), reached, sink.gb_per_s);
+                }
+                for ceiling in &self.0.ceilings {
+                    share(phase, format!("in {CEILING}"), reached, ceiling.gb_per_s);
                 }
             }
-            if let Some(rates) = &phase.consumed {
-                phase.percent_of.insert("out loopback".to_owned(), 100.0 * rates.gb_per_s / outward);
+            if let Some(reached) = phase.consumed.as_ref().map(|rates| rates.gb_per_s) {
+                share(phase, "out loopback".to_owned(), reached, outward);
             }
         }
     }

@@ -227,6 +227,7 @@ impl LoadArgs {
         let endpoints = BTreeMap::from([("endpoint".to_owned(), self.bootstrap.clone())]);
         let congestion = client.congestion.as_deref();
         Manifest::take(congestion, &client.cpus, &[], self.data_dir.as_deref(), endpoints)
+            .with_server("endpoint", self.server_pid)
             .with_facts(describe(&self.bootstrap, topic))
     }
 

@@ -420,6 +420,7 @@ impl<'a> Check<'a> {
     pub(crate) fn manifest(&self) -> Manifest {
         let endpoints = BTreeMap::from([("endpoint".to_owned(), self.args.bootstrap.clone())]);
         Manifest::take(None, &[], &[], None, endpoints)
+            .with_server("endpoint", self.args.server_pid)
             .with_facts(describe(&self.args.bootstrap, &self.topic))
     }
 }
