@@ -85,7 +85,8 @@ fn portable(text: &str, here: &Path) -> String {
         let short = match path.strip_prefix(here) {
             Ok(below) if below.as_os_str().is_empty() => Some(".".to_owned()),
             Ok(below) => Some(below.display().to_string()),
-            Err(_) if path.is_absolute() => {
+            // `//` follows the scheme of an address.
+            Err(_) if path.is_absolute() && !bare.starts_with("//") => {
                 path.file_name().map(|name| format!("…/{}", name.to_string_lossy()))
             }
             Err(_) => None,
