@@ -1,7 +1,7 @@
 //! How long a backlog takes to be read while the load that it belongs to goes on.
 //!
-//! Owner: a thread that looks at the counters of producers and consumers every few milliseconds. Invariant: a backlog is
-//! drained when consumers have no more left than what is under way. Must not: touch the load threads.
+//! Owner: a thread that looks at the counters of producers and consumers every few milliseconds. Invariant: a backlog
+//! is drained when consumers have no more left than what is under way. Must not: touch the load threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,8 +52,8 @@ pub(crate) struct DrainWatch {
 }
 
 impl DrainWatch {
-    /// Watches from `start_ns` on. `produced` tells what has been acknowledged, `under_way` how much of it may be on its
-    /// way. `None` without a backlog.
+    /// Watches from `start_ns` on. `produced` tells what has been acknowledged, `under_way` how much of it may be on
+    /// its way. `None` without a backlog.
     pub(crate) fn start(
         goal: &Arc<Goal>,
         copies: u64,

@@ -283,8 +283,8 @@ mod tests {
         assert!(bare.len() == 1 && bare[0].what == "manifest" && !bare[0].refuses);
     }
 
-    /// The story: `compare` read the manifest of the first round, so that rounds of another kernel or another load could
-    /// be put behind it and were averaged in.
+    /// The story: `compare` read the manifest of the first round, so that rounds of another kernel or another load
+    /// could be put behind it and were taken for the same.
     #[test]
     fn rounds_of_one_side_that_differ_are_refused() {
         let rounds = |second: Value, load: BTreeMap<String, String>| {

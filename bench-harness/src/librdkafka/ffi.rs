@@ -212,8 +212,8 @@ fn detours() -> Vec<(SocketAddr, SocketAddr)> {
 /// under way, or the error number, as the library wants it.
 ///
 /// # Safety
-/// `address` is a socket address of `length` bytes, and `socket` an open, non-blocking socket of its family; the library
-/// calls it so.
+/// `address` is a socket address of `length` bytes, and `socket` an open, non-blocking socket of its family; the
+/// library calls it so.
 unsafe extern "C" fn on_connect(
     socket: c_int,
     address: *const libc::sockaddr,

@@ -1,7 +1,7 @@
 //! What the machine allows for a workload: the roofline with the workload's own requests.
 //!
-//! Owner: the main thread, before the load and never beside it. Invariant: a share is of a limit that was measured in the
-//! same run, with the same request size and connections. Must not: leave a probe file behind.
+//! Owner: the main thread, before the load and never beside it. Invariant: a share is of a limit that was measured in
+//! the same run, with the same request size and connections. Must not: leave a probe file behind.
 
 use std::path::Path;
 
@@ -24,7 +24,8 @@ const PROBE_CONNECTIONS_MAX: usize = 64;
 pub(crate) struct Limits(Roofline);
 
 impl Limits {
-    /// Measures disk, flush, loopback, CRC, both sinks and the generator's ceiling on `dir` with the requests of `load`.
+    /// Measures disk, flush, loopback, CRC, both sinks and the generator's ceiling on `dir`, with the requests of
+    /// `load`.
     pub(crate) fn measure(dir: &Path, load: &ProduceLoad, client: &Client) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let pinned = |cpus: Vec<usize>| (!cpus.is_empty()).then_some(CpuList(cpus));

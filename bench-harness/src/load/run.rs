@@ -1,8 +1,8 @@
 //! `run`: plays a preset or a workload file, once or in rounds, and writes run folders.
 //!
-//! Owner: the main thread. A run is: topics, the search for a rate when none is given, the limits of the machine when the
-//! server's disk is here, the backlog when the workload has one, the load. Invariants: what the file or preset asks for
-//! and a flag overrules is what the summary shows; all rounds of a run have one rate. Must not: scale anything in
+//! Owner: the main thread. A run is: topics, the search for a rate when none is given, the limits of the machine when
+//! the server's disk is here, the backlog when the workload has one, the load. Invariants: what the file or preset asks
+//! for and a flag overrules is what the summary shows; all rounds of a run have one rate. Must not: scale anything in
 //! silence.
 
 use std::collections::BTreeMap;
