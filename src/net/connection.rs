@@ -421,9 +421,17 @@ async fn read_landing(
     if !now && size < LANDING_BATCH_BYTES_MIN {
         return Ok(None);
     }
+    if now {
+        // Not between lending memory at the end of the log and the append.
+        rt::yield_if_needed().await;
+    }
     let Some(plan) = api::produce::plan_landing(&context.shard, &buffer[4..end], size, now) else {
         return Ok(None);
     };
+    if !now {
+        // Only when the log knows of this batch: what was appended before it is then written up to a whole block.
+        rt::yield_if_needed().await;
+    }
     let api::produce::LandingPlan { mut landing, records_at } = plan;
     // The buffer keeps the frame without its records, and what comes behind it.
     let (at, records_len) = (4 + records_at, landing.len());
@@ -476,6 +484,7 @@ async fn dispatch(
     mut frame: Frame<'_>,
     size: usize,
 ) -> io::Result<()> {
+    let landed = matches!(frame, Frame::Landed { .. });
     let span = pipeline.spans.received(frame.bytes(), size);
     wait_for_room(context, pipeline, size).await?;
     let since_ns = pipeline.spans.dispatched(&span);
@@ -495,8 +504,11 @@ async fn dispatch(
     if close {
         return Err(io::Error::other("the request cannot be answered"));
     }
-    // A socket that is never empty must not keep the core from its rings.
-    rt::yield_if_needed().await;
+    if !landed {
+        // A socket that is never empty must not keep the core from its rings. Behind a batch that was received in place
+        // the next frame is looked at first (`read_landing`).
+        rt::yield_if_needed().await;
+    }
     Ok(())
 }
 

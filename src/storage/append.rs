@@ -103,6 +103,7 @@ impl Log {
         // a power loss would then leave it open for ever.
         let relaxed = config.is_relaxed() && !batch.is_control();
         let flush_for_ack = durability == Durability::Flushed && !relaxed;
+        let landed = incoming.is_landed();
         let (position, base_offset, allocated, flush_now) = {
             let mut state = self.state.borrow_mut();
             match state.producers.check(&batch) {
@@ -137,7 +138,11 @@ impl Log {
         if allocated > 0 {
             self.cache.charge(self, allocated);
         }
-        self.pump_writes();
+        if landed {
+            self.pump_soon()
+        } else {
+            self.pump_writes()
+        }
         let durable = self.wait_durable(position, flush_now);
         if !flush_now && config.flush_ms != i64::MAX {
             self.flush_later(config.flush_ms);

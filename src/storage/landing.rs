@@ -141,6 +141,11 @@ impl Incoming<'_> {
         }
     }
 
+    /// Whether the batch was received into a buffer of its own.
+    pub(super) fn is_landed(&self) -> bool {
+        matches!(self, Incoming::Landed(landing) if !landing.is_lent())
+    }
+
     /// Length of the batch in bytes.
     pub fn size_bytes(&self) -> usize {
         match self {

@@ -146,6 +146,8 @@ pub struct Log {
     pub(super) closed: Cell<bool>,
     /// Bytes of batches that are being received in place for this log.
     pub(super) landing_bytes: Cell<u64>,
+    /// A task will look at what can be written.
+    pub(super) pump_due: Cell<bool>,
     pub(super) grace: Cell<Grace>,
     /// What the file of marks says.
     pub(super) marks: Cell<Marks>,
@@ -219,6 +221,7 @@ impl Log {
             flush_timer: Cell::new(false),
             closed: Cell::new(false),
             landing_bytes: Cell::new(0),
+            pump_due: Cell::new(false),
             grace: Cell::default(),
             marks: Cell::new(recovered.marks),
             marks_busy: Cell::new(false),

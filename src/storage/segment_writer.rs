@@ -86,6 +86,20 @@ impl Log {
         }
     }
 
+    /// [`pump_writes`](Self::pump_writes) once the task that runs has come to a pause. Its connection looks for the next
+    /// batch before that: if there is one, the last, partly filled block is left to it, and the writes of both can be
+    /// in flight at once.
+    pub(super) fn pump_soon(self: &Rc<Self>) {
+        if self.pump_due.replace(true) {
+            return;
+        }
+        let log = self.clone();
+        rt::spawn(async move {
+            log.pump_due.set(false);
+            log.pump_writes();
+        });
+    }
+
     /// Lets a partly filled block wait for the batch that is being received, but not for long.
     fn begin_grace(self: &Rc<Self>) {
         if self.grace.get() != Grace::None {
