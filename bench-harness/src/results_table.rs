@@ -77,10 +77,9 @@ fn cores(phases: &[&Phase]) -> Option<f64> {
 
 /// Share of the rate that was published for this load, in percent.
 fn published(phases: &[&Phase]) -> Option<f64> {
-    let name = format!("in {}", crate::load::stage::PUBLISHED);
     median(phases.iter().filter_map(|phase| {
         let shares = &phase.info.as_ref()?.percent_of;
-        Some(*shares.iter().find(|(known, _)| known.starts_with(&name))?.1)
+        Some(*shares.iter().find(|(name, _)| name.starts_with("in ") && runs::is_published(name))?.1)
     }))
 }
 
@@ -102,7 +101,7 @@ fn tagged_ns(run: &Run, phase: &str, tag: &str, quantile: f64) -> Option<f64> {
 fn limit_text(run: &Run, phase: &str) -> String {
     run.binding_limit(phase).map_or("–".into(), |(name, share)| {
         let limit = name.split_once(' ').map_or(name.as_str(), |(_, limit)| limit);
-        format!("{share:.0} % of the {limit}")
+        format!("{share:.0} % of the {}", limit.trim_start_matches("the "))
     })
 }
 

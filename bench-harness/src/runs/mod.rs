@@ -139,6 +139,13 @@ impl Phase {
     }
 }
 
+/// Whether a share is one of a published rate, which is no limit of this machine. The first runs named it by the preset
+/// alone.
+pub(crate) fn is_published(name: &str) -> bool {
+    let by_preset = || crate::load::presets::NAMES.iter().any(|preset| name.ends_with(preset));
+    name.contains(crate::load::stage::PUBLISHED) || by_preset()
+}
+
 /// Of the limits that were measured the one that binds: of the two sinks the one that promised what was promised here
 /// (the one with the smaller share when nobody said, so that nothing is overstated), then the nearest to 100 %.
 fn binding(percent_of: &BTreeMap<String, f64>, flushed: Option<bool>) -> Option<String> {
@@ -153,7 +160,7 @@ fn binding(percent_of: &BTreeMap<String, f64>, flushed: Option<bool>) -> Option<
             (Some((_, other)), None) => *other < share,
         }
     };
-    let limits = percent_of.iter().filter(|(name, _)| !name.contains(crate::load::stage::PUBLISHED));
+    let limits = percent_of.iter().filter(|(name, _)| !is_published(name));
     let kept = limits.filter(|(name, share)| !aside(name, **share));
     kept.max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name.clone())
 }
@@ -236,8 +243,10 @@ mod tests {
         assert_eq!(binding(&shares(2.0, 3.0), None).unwrap(), "out loopback");
         assert_eq!(binding(&BTreeMap::new(), None), None);
         // A published figure is another machine's.
-        let with = BTreeMap::from([("in published line".to_owned(), 90.0), ("out loopback".to_owned(), 3.0)]);
-        assert_eq!(binding(&with, None).unwrap(), "out loopback");
+        for name in ["in published line", "in line"] {
+            let with = BTreeMap::from([(name.to_owned(), 90.0), ("out loopback".to_owned(), 3.0)]);
+            assert_eq!(binding(&with, None).unwrap(), "out loopback");
+        }
     }
 
     #[test]
