@@ -74,7 +74,7 @@ pub(super) fn prometheus(cores: &[CoreReport], started: SystemTime) -> Vec<u8> {
 
 fn gauges(out: &mut String, cores: &[CoreReport]) {
     type Read = fn(&CoreReport) -> u64;
-    let all: [(&str, &str, &str, Read); 10] = [
+    let all: [(&str, &str, &str, Read); 12] = [
         ("gauge", "connections", "Open connections", |core| core.gauges.connections as u64),
         ("gauge", "partitions", "Partitions owned", |core| core.gauges.partitions as u64),
         ("gauge", "failed_partitions", "Partitions that no longer take appends", |core| {
@@ -86,8 +86,12 @@ fn gauges(out: &mut String, cores: &[CoreReport]) {
         ("gauge", "leases", "Slices lent to other cores", |core| core.gauges.leases as u64),
         ("counter", "allocations_total", "Allocations that are no I/O block", |core| core.allocations.small),
         ("counter", "io_blocks_total", "I/O blocks taken", |core| core.allocations.blocks),
-        ("gauge", "io_block_memory_bytes", "Memory taken from the system for I/O blocks", |core| {
+        ("gauge", "io_block_bytes", "I/O blocks in use", |core| core.allocations.block_bytes),
+        ("gauge", "io_block_memory_bytes", "Memory held from the system for I/O blocks", |core| {
             core.allocations.region_bytes
+        }),
+        ("gauge", "heap_bytes", "Memory in use that is no I/O block", |core| {
+            core.allocations.heap_bytes.max(0) as u64
         }),
     ];
     for (kind, name, help, read) in all {
