@@ -113,6 +113,20 @@ pub const FRAME_POOL_BYTES_MAX: usize = 64 << 20;
 /// Record bytes in one fetch response, whatever the client asks for.
 pub const FETCH_RESPONSE_BYTES_MAX: usize = 16 << 20;
 
+/// Memory of one core for answers that are being made from records or sent, whatever the budget, bytes.
+pub const ANSWERS_BYTES_MAX: usize = 1 << 30;
+
+/// One answer gets at most this part of the memory that is left for answers, so that few large ones, whose peers may
+/// never read them, do not keep out all others.
+pub const ANSWER_PARTS: usize = 4;
+
+/// What an answer gets at least, if there is room at all, bytes.
+pub const ANSWER_BYTES_MIN: usize = 256 << 10;
+
+/// A peer that has taken nothing for so long is hung up on when others wait for the memory that its answer holds, the
+/// longest first, milliseconds.
+pub const STALL_MS_MIN: u64 = 200;
+
 /// Longest wait of a parked fetch, milliseconds.
 pub const FETCH_WAIT_MS_MAX: i32 = 5 * 60 * 1000;
 

@@ -6,13 +6,14 @@
 //! (2.9 against 5.9 GB/s measured). So blocks of at least [`HUGE_BLOCK_BYTES_MIN`] get their own
 //! mapping, aligned to 2 MiB and advised `MADV_HUGEPAGE`.
 //! Each thread counts what it asks for and what it holds (`thread_counts`).
-//! It must not be used for anything but routing by size and counting: no locks, and no atomics but where a thread frees
-//! an I/O block of another.
+//! It must not be used for anything but routing by size and counting: no locks, and atomics only for sums and
+//! where a thread frees an I/O block of another.
 
 mod blocks;
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Blocks of at least this size are mapped on their own, bytes.
 pub const HUGE_BLOCK_BYTES_MIN: usize = 2 << 20;
@@ -24,13 +25,16 @@ thread_local! {
     static HEAP_BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
+/// Bytes that a thread counts by itself before it tells the others: what one allocates another may free.
+const UNTOLD_BYTES_MAX: i64 = 64 << 10;
+
+static HEAP_TOLD_BYTES: AtomicI64 = AtomicI64::new(0);
+
 /// What the calling thread has allocated since it began, and what it holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ThreadCounts {
     /// Allocations and growths of everything that is no I/O block.
     pub small: u64,
-    /// Bytes of what is no I/O block, allocated less freed; below 0 for a thread that frees what others allocated.
-    pub heap_bytes: i64,
     /// I/O blocks taken, from what was freed or from fresh memory.
     pub blocks: u64,
     /// I/O blocks that are in use, bytes.
@@ -42,16 +46,30 @@ pub struct ThreadCounts {
 /// What this thread has allocated since it began.
 pub fn thread_counts() -> ThreadCounts {
     let (blocks, block_bytes, region_bytes) = blocks::thread_counts();
-    ThreadCounts { small: SMALL.get(), heap_bytes: HEAP_BYTES.get(), blocks, block_bytes, region_bytes }
+    ThreadCounts { small: SMALL.get(), blocks, block_bytes, region_bytes }
+}
+
+/// What the process has in use that is no I/O block, bytes; what each thread has not told yet is missing.
+pub fn heap_bytes() -> u64 {
+    u64::try_from(HEAP_TOLD_BYTES.load(Ordering::Relaxed)).unwrap_or(0)
 }
 
 fn count_small(size_bytes: usize) {
     SMALL.set(SMALL.get() + 1);
-    HEAP_BYTES.set(HEAP_BYTES.get() + size_bytes as i64);
+    count_bytes(size_bytes as i64);
 }
 
 fn count_freed(size_bytes: usize) {
-    HEAP_BYTES.set(HEAP_BYTES.get() - size_bytes as i64);
+    count_bytes(-(size_bytes as i64));
+}
+
+fn count_bytes(change: i64) {
+    let untold = HEAP_BYTES.get() + change;
+    if untold.abs() < UNTOLD_BYTES_MAX {
+        return HEAP_BYTES.set(untold);
+    }
+    HEAP_TOLD_BYTES.fetch_add(untold, Ordering::Relaxed);
+    HEAP_BYTES.set(0);
 }
 
 /// The allocator to name in `#[global_allocator]`.
