@@ -34,10 +34,10 @@ const MEMORY_SLACK_BYTES: f64 = 16.0 * 1048576.0;
 /// Growth of the heap that is allowed over one process's life.
 const HEAP_SLACK_BYTES: f64 = 4.0 * 1048576.0;
 const FILES_SLACK: f64 = 32.0;
-/// I/O memory that a broker may hold beyond what is in use: half of it for holes, and regions of 32 MiB, of which each
+/// I/O memory that a broker may hold beyond what is in use: half of it for holes, and regions of 16 MiB, of which each
 /// core may have one spare and one begun.
 const BLOCK_MEMORY_PER_USED: f64 = 1.5;
-const BLOCK_MEMORY_SLACK_BYTES: f64 = 128.0 * 1048576.0;
+const BLOCK_MEMORY_SLACK_BYTES: f64 = 64.0 * 1048576.0;
 /// Data that the topics may hold, with everything that is in flight or waits in the pool.
 const DATA_BYTES_MAX: u64 = 400 << 20;
 
