@@ -3,7 +3,8 @@
 //! Owner: one core. Invariants: records are read for an answer only when there is room for them, but one answer is
 //! always let through, so that a small budget slows down and never deadlocks; an answer gets a part of what is left, so
 //! that few large ones do not keep out all others; room is made by the peers that read, and where they do not by hanging
-//! up on the one that has taken nothing for longest, one at a time. An answer that only waits for records holds nothing.
+//! up on those that have taken nothing for longest. An answer that only waits for records holds nothing; one that is
+//! made of none is noted while its peer is slow to take it.
 //! It must not know what an answer says, or touch sockets: the sender of a stalled answer is woken and ends its
 //! connection.
 
@@ -24,13 +25,14 @@ pub struct AnswerMemory {
     /// Senders whose peers take nothing, by number: the longest first.
     stalls: RefCell<BTreeMap<u64, Rc<StallState>>>,
     next: Cell<u64>,
-    /// Senders that were told to hang up and have not done so yet.
-    leaving: Cell<usize>,
+    /// Held by senders that were told to hang up and have not done so yet.
+    leaving_bytes: Cell<usize>,
 }
 
 #[derive(Default)]
 struct StallState {
     since_ms: i64,
+    bytes: usize,
     hang_up: Cell<bool>,
     changed: Event,
 }
@@ -57,7 +59,7 @@ impl AnswerMemory {
             returned: Event::default(),
             stalls: RefCell::default(),
             next: Cell::new(0),
-            leaving: Cell::new(0),
+            leaving_bytes: Cell::new(0),
         })
     }
 
@@ -74,7 +76,7 @@ impl AnswerMemory {
             if let Some(bytes) = self.share(wanted) {
                 return self.hold(bytes);
             }
-            let wait_ms = self.hang_up_oldest(rt::steady_ms());
+            let wait_ms = self.make_room(wanted.min(self.least()), rt::steady_ms());
             futures_lite::future::or(self.returned.wait_past(seen), rt::sleep_ms(wait_ms)).await;
         }
     }
@@ -85,9 +87,12 @@ impl AnswerMemory {
         Held { memory: self.clone(), bytes }
     }
 
-    /// A sender begins to wait for its peer.
-    pub fn stalled(self: &Rc<Self>) -> Stall {
-        let state = Rc::new(StallState { since_ms: rt::steady_ms(), ..StallState::default() });
+    /// A sender, whose answer holds `bytes`, begins to wait for its peer.
+    pub fn stalled(self: &Rc<Self>, bytes: usize) -> Stall {
+        let now_ms = rt::steady_ms();
+        let state = Rc::new(StallState { since_ms: now_ms, bytes, ..StallState::default() });
+        // Answers that are made of no records did not wait for room.
+        self.make_room(0, now_ms);
         let number = self.next.replace(self.next.get() + 1);
         self.stalls.borrow_mut().insert(number, state.clone());
         Stall { memory: self.clone(), state, number }
@@ -97,27 +102,38 @@ impl AnswerMemory {
     fn share(&self, wanted: usize) -> Option<usize> {
         let held = self.held_bytes.get();
         let left = self.budget_bytes.saturating_sub(held);
-        let least = ANSWER_BYTES_MIN.min(self.budget_bytes / ANSWER_PARTS);
-        let bytes = wanted.min((left / ANSWER_PARTS).max(least));
+        let bytes = wanted.min((left / ANSWER_PARTS).max(self.least()));
         (held == 0 || bytes <= left).then_some(bytes)
     }
 
-    /// Tells the sender that has waited for longest to hang up, if it has waited long enough and nobody else is about
-    /// to. Answers when to look again.
-    fn hang_up_oldest(&self, now_ms: i64) -> u64 {
-        if self.leaving.get() > 0 {
+    /// What an answer gets if it gets anything.
+    fn least(&self) -> usize {
+        ANSWER_BYTES_MIN.min(self.budget_bytes / ANSWER_PARTS)
+    }
+
+    /// Tells senders to hang up, those first that have waited for longest, until `needed_bytes` more will fit. Answers
+    /// when to look again.
+    fn make_room(&self, needed_bytes: usize, now_ms: i64) -> u64 {
+        let fits = || {
+            let staying = self.held_bytes.get().saturating_sub(self.leaving_bytes.get());
+            staying + needed_bytes <= self.budget_bytes
+        };
+        if fits() {
             return STALL_MS_MIN;
         }
-        let stalls = self.stalls.borrow();
-        let Some((_, oldest)) = stalls.first_key_value() else { return STALL_MS_MIN };
-        let stalled_ms = u64::try_from(now_ms - oldest.since_ms).unwrap_or(0);
-        if stalled_ms < STALL_MS_MIN {
-            return STALL_MS_MIN - stalled_ms;
+        for stall in self.stalls.borrow().values().filter(|stall| stall.bytes > 0 && !stall.hang_up.get()) {
+            let stalled_ms = u64::try_from(now_ms - stall.since_ms).unwrap_or(0);
+            if stalled_ms < STALL_MS_MIN {
+                return STALL_MS_MIN - stalled_ms;
+            }
+            stall.hang_up.set(true);
+            self.leaving_bytes.set(self.leaving_bytes.get() + stall.bytes);
+            stall.changed.fire();
+            metrics::add(Counter::StalledPeersEnded, 1);
+            if fits() {
+                break;
+            }
         }
-        oldest.hang_up.set(true);
-        self.leaving.set(self.leaving.get() + 1);
-        oldest.changed.fire();
-        metrics::add(Counter::StalledPeersEnded, 1);
         STALL_MS_MIN
     }
 }
@@ -166,7 +182,7 @@ impl Drop for Stall {
     fn drop(&mut self) {
         let memory = &self.memory;
         if self.state.hang_up.get() {
-            memory.leaving.set(memory.leaving.get() - 1);
+            memory.leaving_bytes.set(memory.leaving_bytes.get() - self.state.bytes);
         }
         memory.stalls.borrow_mut().remove(&self.number);
     }
@@ -210,22 +226,33 @@ mod tests {
     }
 
     #[test]
-    fn who_has_stalled_for_longest_is_hung_up_on_one_at_a_time() {
+    fn who_has_stalled_for_longest_is_hung_up_on_and_nobody_more_than_has_to_be() {
+        const EACH: usize = BUDGET / 4;
         let memory = AnswerMemory::new(BUDGET);
-        let (first, second, third) = (memory.stalled(), memory.stalled(), memory.stalled());
+        let _held: Vec<Held> = (0..4).map(|_| memory.hold(EACH)).collect();
+        let (first, second, third) = (memory.stalled(EACH), memory.stalled(EACH), memory.stalled(EACH));
         let began = first.state.since_ms;
-        assert!(memory.hang_up_oldest(began) > 0 && now(first.hung_up()).is_none(), "not at once");
+        assert!(memory.make_room(100, began) > 0 && now(first.hung_up()).is_none(), "not at once");
         let later = third.state.since_ms + STALL_MS_MIN as i64;
-        memory.hang_up_oldest(later);
-        memory.hang_up_oldest(later);
+        memory.make_room(100, later);
+        memory.make_room(EACH, later);
         assert!(now(first.hung_up()).is_some() && now(second.hung_up()).is_none());
         // The peer of the second has taken something: then it is the third's turn.
-        drop((first, second));
-        let fourth = memory.stalled();
-        memory.hang_up_oldest(later);
+        drop(second);
+        let fourth = memory.stalled(EACH);
+        memory.make_room(EACH + 1, later);
         assert!(now(third.hung_up()).is_some() && now(fourth.hung_up()).is_none());
-        drop((third, fourth));
-        assert!(memory.stalls.borrow().is_empty() && memory.leaving.get() == 0);
+        drop((first, third, fourth));
+        assert!(memory.stalls.borrow().is_empty() && memory.leaving_bytes.get() == 0);
+    }
+
+    #[test]
+    fn answers_without_records_make_the_longest_stalled_go_as_well() {
+        let memory = AnswerMemory::new(BUDGET);
+        let (_first, _second) = (memory.hold(BUDGET), memory.hold(BUDGET));
+        let old = memory.stalled(BUDGET);
+        memory.make_room(0, old.state.since_ms + STALL_MS_MIN as i64);
+        assert!(now(old.hung_up()).is_some());
     }
 
     #[test]

@@ -92,8 +92,8 @@ impl Socket {
     /// Waits until the socket takes some of `bytes`. A peer that reads nothing for so long is taken for gone: what
     /// waits for it holds memory, and a half-open connection is told from a slow one by nothing else. Sooner, if others
     /// need that memory.
-    pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let stall = self.answers.stalled();
+    pub(super) async fn write(&self, bytes: &[u8], held_bytes: usize) -> io::Result<usize> {
+        let stall = self.answers.stalled(held_bytes);
         let writing = poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes));
         let writing = futures_lite::future::or(writing, async {
             stall.hung_up().await;
@@ -636,8 +636,8 @@ async fn send_small(socket: &Rc<Socket>, pipeline: &Pipeline, small: &mut Vec<u8
     let parts = [&small[..]];
     let mut progress = Progress::default();
     if !send_now(socket, &parts, &mut progress)? {
-        let _held = socket.answers.hold(small.len());
-        send_rest(socket, &parts, &mut progress).await?;
+        let held = socket.answers.hold(small.len());
+        send_rest(socket, &parts, &mut progress, &held).await?;
     }
     small.clear();
     pipeline.spans.sent();
@@ -650,13 +650,13 @@ async fn send_with_payloads(socket: &Rc<Socket>, mut outgoing: Outgoing) -> io::
         let pinned_bytes = outgoing.pinned_bytes();
         let mut held = outgoing.held.take().unwrap_or_else(|| socket.answers.hold(0));
         if held.try_grow(held.bytes().max(pinned_bytes)) {
-            send_rest(socket, &outgoing.parts(), &mut progress).await?;
+            send_rest(socket, &outgoing.parts(), &mut progress, &held).await?;
         } else {
             // It keeps more memory than there is room for. What is left of it to be sent may be much less.
             let rest = progress.rest_of(&outgoing.parts()).concat();
             drop(outgoing);
             held.set(rest.len());
-            send_rest(socket, &[&rest], &mut Progress::default()).await?;
+            send_rest(socket, &[&rest], &mut Progress::default(), &held).await?;
         }
     }
     rt::yield_now().await;

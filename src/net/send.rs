@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 
 use crate::limits::IOVECS_MAX;
 
+use super::answers::Held;
 use super::connection::Socket;
 
 /// How much of some parts was sent.
@@ -66,10 +67,15 @@ pub(super) fn send_now(socket: &Socket, parts: &[&[u8]], progress: &mut Progress
     Ok(true)
 }
 
-/// Sends what is left of `parts`, in order, waiting for the peer as often as it takes.
-pub(super) async fn send_rest(socket: &Socket, parts: &[&[u8]], progress: &mut Progress) -> io::Result<()> {
+/// Sends what is left of `parts`, in order, waiting for the peer as often as it takes, while `held` is in memory.
+pub(super) async fn send_rest(
+    socket: &Socket,
+    parts: &[&[u8]],
+    progress: &mut Progress,
+    held: &Held,
+) -> io::Result<()> {
     while !send_now(socket, parts, progress)? {
-        let sent = socket.write(&parts[progress.first][progress.skip..]).await?;
+        let sent = socket.write(&parts[progress.first][progress.skip..], held.bytes()).await?;
         if sent == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
