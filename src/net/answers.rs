@@ -68,15 +68,15 @@ impl AnswerMemory {
         self.held_bytes.get()
     }
 
-    /// Memory for an answer of up to `wanted` bytes, or for as much of it as one answer may have now; waits until there
-    /// is room.
+    /// Memory for an answer of up to `wanted` bytes, or for as much of it as one answer may have now, and for a batch in
+    /// any case; waits until there is room.
     pub async fn reserve(self: &Rc<Self>, wanted: usize) -> Held {
         loop {
             let seen = self.returned.generation();
             if let Some(bytes) = self.share(wanted) {
                 return self.hold(bytes);
             }
-            let wait_ms = self.make_room(wanted.min(self.least()), rt::steady_ms());
+            let wait_ms = self.make_room(self.least(), rt::steady_ms());
             futures_lite::future::or(self.returned.wait_past(seen), rt::sleep_ms(wait_ms)).await;
         }
     }
@@ -102,13 +102,13 @@ impl AnswerMemory {
     fn share(&self, wanted: usize) -> Option<usize> {
         let held = self.held_bytes.get();
         let left = self.budget_bytes.saturating_sub(held);
-        let bytes = wanted.min((left / ANSWER_PARTS).max(self.least()));
+        let bytes = wanted.clamp(self.least(), (left / ANSWER_PARTS).max(self.least()));
         (held == 0 || bytes <= left).then_some(bytes)
     }
 
     /// What an answer gets if it gets anything.
     fn least(&self) -> usize {
-        ANSWER_BYTES_MIN.min(self.budget_bytes / ANSWER_PARTS)
+        ANSWER_BYTES_MIN.min(self.budget_bytes / ANSWER_PARTS).max(1)
     }
 
     /// Tells senders to hang up, those first that have waited for longest, until `needed_bytes` more will fit. Answers
@@ -208,9 +208,9 @@ mod tests {
             held.push(memory.hold(bytes));
             assert!(memory.held_bytes() <= BUDGET);
         }
-        assert!(held.len() > ANSWER_PARTS * 2, "the first few do not take everything");
+        assert!(held.len() > ANSWER_PARTS, "the first few do not take everything");
         held.iter().for_each(|one| assert!(one.bytes() >= ANSWER_BYTES_MIN));
-        assert!(memory.share(100).is_some(), "a small one fits where a large one does not");
+        assert!(memory.share(0).is_none(), "who asks for nothing may get a batch");
         held.pop();
         assert!(memory.share(usize::MAX).is_some());
     }
