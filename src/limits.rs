@@ -126,7 +126,7 @@ pub const ANSWER_BYTES_MIN: usize = 1 << 20;
 
 /// A peer that has taken nothing for so long is hung up on when others wait for the memory that its answer holds, the
 /// longest first, milliseconds.
-pub const STALL_MS_MIN: u64 = 200;
+pub const STALL_MS_MIN: u64 = 50;
 
 /// Longest wait of a parked fetch, milliseconds.
 pub const FETCH_WAIT_MS_MAX: i32 = 5 * 60 * 1000;
