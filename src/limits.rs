@@ -62,6 +62,8 @@ pub const TAIL_BYTES_MAX: usize = 1 << 30;
 pub const TAIL_BYTES_MIN: usize = 64 << 20;
 /// After this long without a reader that needed the older half of the tails, their budget is halved, nanoseconds.
 pub const TAIL_UNNEEDED_NS: u64 = 30_000_000_000;
+/// Entries of chunks that are gone which the queue of a core's tails may have beside as many as it has others.
+pub const TAIL_QUEUE_SLACK: usize = 1024;
 /// Smallest batch that gets a buffer of its own while it is received, bytes.
 pub const LANDING_BATCH_BYTES_MIN: usize = 100 << 10;
 
