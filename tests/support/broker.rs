@@ -91,6 +91,8 @@ pub struct Options {
     pub overrides: Vec<String>,
     /// Ignore SIGXFSZ, so that a file size limit is an error of a write and not the end.
     pub ignore_file_size_signal: bool,
+    /// Where its log goes instead of a file that the test can read.
+    pub log: Option<PathBuf>,
     /// `cgroup.procs` of the control group that it begins in.
     pub cgroup: Option<PathBuf>,
 }
@@ -103,6 +105,7 @@ impl Default for Options {
             listen: "127.0.0.1:0".to_owned(),
             overrides: vec!["ringlog.segment.pool.bytes=67108864".to_owned()],
             ignore_file_size_signal: false,
+            log: None,
             cgroup: None,
         }
     }
@@ -198,7 +201,9 @@ impl Broker {
 
     /// Starts one and does not wait for anything: its port is not known.
     pub fn launch(dir: &DataDir, options: &Options) -> Broker {
-        let stderr = File::create(dir.stderr()).expect("a file for stderr");
+        let log = options.log.clone().unwrap_or_else(|| dir.stderr());
+        let stderr = File::options().write(true).create(true).truncate(true).open(log);
+        let stderr = stderr.expect("a file for stderr");
         let mut child =
             options.command(&dir.data()).stderr(stderr).spawn().expect("the binary can be started");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
