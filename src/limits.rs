@@ -122,8 +122,8 @@ pub const ANSWERS_BYTES_MAX: usize = 1 << 30;
 /// never read them, do not keep out all others.
 pub const ANSWER_PARTS: usize = 4;
 
-/// What is set aside for an answer at least, however little is asked for, bytes: the first batch is returned whatever its
-/// size, and it, or the read that finds it, may well be as large.
+/// What is set aside for an answer at least, however little is asked for, bytes: the first batch is returned whatever
+/// its size, and it, or the read that finds it, may well be as large.
 pub const ANSWER_BYTES_MIN: usize = 1 << 20;
 
 /// A peer that has taken nothing for so long is hung up on when others wait for the memory that its answer holds, the

@@ -1,8 +1,9 @@
 //! Hours of every kind of client, with faults mixed in, verified all the time, on a bounded disk; memory and open
 //! files of the broker must stay flat: what it holds from the system must stay close to what is in use, and what is in
 //! use must not grow behind the warm-up. (The soak of 2026-11-20 found +224 MiB/h: each size of I/O block kept what it
-//! had ever needed; see `src/memory/blocks.rs`.) A round is some load, one fault (SIGKILL, SIGSTOP, readers that catch up from
-//! the start, a storm of connections, topics made and deleted), and every few rounds a whole scan before the judge.
+//! had ever needed; see `src/memory/blocks.rs`.) A round is some load, one fault (SIGKILL, SIGSTOP, readers that catch
+//! up from the start, a storm of connections, topics made and deleted), and every few rounds a whole scan before the
+//! judge.
 //!
 //! `RINGLOG_SOAK_SECONDS` (default 12), `RINGLOG_SOAK_LIFE` (seconds until a process is killed, by default a third of
 //! that and at most 1,800), `RINGLOG_SOAK_PACE` (microseconds between small batches of a producer),

@@ -2,7 +2,8 @@
 //!
 //! Owner: the connection's core. Invariants: record bytes are never copied or decoded here: the reply is a
 //! skeleton with slices put in; an answer holds at most `FETCH_RESPONSE_BYTES_MAX` of records plus one
-//! batch, and no more than the core's memory for answers has room for; a parked fetch holds no buffers. It must not read logs itself; `fetch_read` does.
+//! batch, and no more than the core's memory for answers has room for; a parked fetch holds no buffers. It must not
+//! read logs itself; `fetch_read` does.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};

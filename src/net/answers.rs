@@ -1,12 +1,12 @@
-//! Memory for answers on their way to peers: bounded per core, because a peer that does not read pins what it asked for.
+//! Memory for answers on their way to peers: bounded per core, because a peer that does not read pins what it asked
+//! for.
 //!
 //! Owner: one core. Invariants: records are read for an answer only when there is room for them, but one answer is
 //! always let through, so that a small budget slows down and never deadlocks; an answer gets a part of what is left, so
-//! that few large ones do not keep out all others; room is made by the peers that read, and where they do not by hanging
-//! up on those that have taken nothing for longest. An answer that only waits for records holds nothing; one that is
-//! made of none is noted while its peer is slow to take it.
-//! It must not know what an answer says, or touch sockets: the sender of a stalled answer is woken and ends its
-//! connection.
+//! that few large ones do not keep out all others; room is made by the peers that read, and where they do not by
+//! hanging up on those that have taken nothing for longest. An answer that only waits for records holds nothing; one
+//! that is made of none is noted while its peer is slow to take it. It must not know what an answer says, or touch
+//! sockets: the sender of a stalled answer is woken and ends its connection.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -68,8 +68,8 @@ impl AnswerMemory {
         self.held_bytes.get()
     }
 
-    /// Memory for an answer of up to `wanted` bytes, or for as much of it as one answer may have now, and for a batch in
-    /// any case; waits until there is room.
+    /// Memory for an answer of up to `wanted` bytes, or for as much of it as one answer may have now, and for a batch
+    /// in any case; waits until there is room.
     pub async fn reserve(self: &Rc<Self>, wanted: usize) -> Held {
         loop {
             let seen = self.returned.generation();
