@@ -9,7 +9,7 @@ use crate::cli::{ClientArgs, ConsumeCommand, E2eCommand, EndpointArgs, ProduceAr
 use crate::consumer::AtEnd;
 use crate::error::{BenchError, Result, io_err};
 use crate::generator::Peer;
-use crate::kafka::{Control, Partition, TopicSpec};
+use crate::kafka::{Control, Partition, TopicSpec, describe};
 use crate::manifest::Manifest;
 use crate::report::{Phase, phase, table, write_json};
 use crate::schedule::Pace;
@@ -86,11 +86,14 @@ pub(crate) fn finish(
     args: &ClientArgs,
     client: &Client,
     endpoint: &EndpointArgs,
+    facts: BTreeMap<String, String>,
 ) -> Result<()> {
     print!("{}", table(std::slice::from_ref(&phase)));
     if let Some(out) = &args.out {
         let endpoints = BTreeMap::from([("endpoint".to_owned(), endpoint.bootstrap.clone())]);
-        let manifest = Manifest::take(client.congestion.as_deref(), &client.cpus, &[], None, endpoints);
+        let manifest = Manifest::take(client.congestion.as_deref(), &client.cpus, &[], None, endpoints)
+            .with_server("endpoint", endpoint.server_pid)
+            .with_facts(facts);
         write_json(&out.join("manifest.json"), &manifest)?;
         write_json(&out.join("summary.json"), &[phase])?;
     }
@@ -119,7 +122,9 @@ pub(crate) fn produce(command: &ProduceCommand) -> Result<()> {
     let image = workload::encode_image(&load, false)?;
     let endpoint = &command.endpoint;
     let spec = endpoint.topic_spec(image.len());
+    let mut facts = BTreeMap::new();
     let outcome = with_topic(&endpoint.bootstrap, &spec, endpoint.keep_topic, |partitions| {
+        facts = describe(&endpoint.bootstrap, &spec.name);
         let swapped;
         let partitions = if endpoint.misroute {
             swapped = workload::misrouted(partitions)?;
@@ -132,7 +137,7 @@ pub(crate) fn produce(command: &ProduceCommand) -> Result<()> {
     })?;
     let parameters = produce_parameters(&load, &outcome);
     let phase = phase(&name, &endpoint.bootstrap, parameters, &outcome, Some(load.pace));
-    finish(phase, &command.client, &client, endpoint)
+    finish(phase, &command.client, &client, endpoint, facts)
 }
 
 /// `consume`
@@ -150,7 +155,8 @@ pub(crate) fn consume(command: &ConsumeCommand) -> Result<()> {
     let plans = workload::plan_fetches(&endpoint.topic, &partitions, &load)?;
     let outcome = workload::consume(plans, &load, &client)?;
     let phase = phase(&name, &endpoint.bootstrap, consume_parameters(&load), &outcome, None);
-    finish(phase, &command.client, &client, endpoint)
+    let facts = describe(&endpoint.bootstrap, &endpoint.topic);
+    finish(phase, &command.client, &client, endpoint, facts)
 }
 
 /// Runs an end-to-end load on existing partitions.
@@ -176,11 +182,13 @@ pub(crate) fn e2e(command: &E2eCommand) -> Result<()> {
     let endpoint = &command.endpoint;
     let (client, name) = prepare(&command.client, endpoint, "e2e")?;
     let spec = endpoint.topic_spec(workload::encode_image(&load, true)?.len());
+    let mut facts = BTreeMap::new();
     let outcome = with_topic(&endpoint.bootstrap, &spec, endpoint.keep_topic, |partitions| {
+        facts = describe(&endpoint.bootstrap, &spec.name);
         end_to_end(&spec.name, partitions, &load, &consume, &client)
     })?;
     let mut parameters = produce_parameters(&load, &outcome);
     parameters.extend(consume_parameters(&consume));
     let phase = phase(&name, &endpoint.bootstrap, parameters, &outcome, Some(load.pace));
-    finish(phase, &command.client, &client, endpoint)
+    finish(phase, &command.client, &client, endpoint, facts)
 }

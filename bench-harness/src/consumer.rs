@@ -35,9 +35,11 @@ pub(crate) enum AtEnd {
 /// What the producers tell the consumers of an end-to-end run.
 #[derive(Debug, Default)]
 pub(crate) struct Goal {
+    /// Records that lay there before the load, times the groups that read them.
+    pub(crate) backlog: u64,
     /// No more records will come.
     pub(crate) complete: AtomicBool,
-    /// Records acknowledged in all; valid once `complete`.
+    /// Records to be received in all; valid once `complete`.
     pub(crate) records: AtomicU64,
     /// Records received in all.
     pub(crate) received: AtomicU64,

@@ -64,6 +64,8 @@ pub(crate) struct LoadSpec {
     pub(crate) bytes_max: u64,
     /// Batch bytes sent so far.
     pub(crate) bytes_sent: AtomicU64,
+    /// Records acknowledged so far, by all threads; a few milliseconds old.
+    pub(crate) records_done: AtomicU64,
     /// Set by the first thread that fails or finds the byte budget used up.
     pub(crate) stop: AtomicBool,
 }
@@ -231,9 +233,12 @@ impl Generator {
     fn drive(&mut self, recorder: &mut Recorder) -> Result<()> {
         let mut events: Vec<Ready> = Vec::new();
         let deadline = self.window.end_ns + self.spec.drain.as_nanos() as u64;
+        let mut told = 0;
         loop {
             let now = sys::now_ns();
             recorder.roll(now);
+            self.spec.records_done.fetch_add(self.end.records_total - told, Ordering::Relaxed);
+            told = self.end.records_total;
             while let Some(Reverse((due, index))) = self.timers.peek().copied() {
                 if due > now {
                     break;

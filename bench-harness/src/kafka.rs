@@ -82,6 +82,21 @@ pub(crate) fn describe(bootstrap: &str, topic: &str) -> BTreeMap<String, String>
     facts
 }
 
+/// The same of a topic that is made for the question, with defaults for everything, and deleted again: for what loads
+/// several topics.
+pub(crate) fn describe_defaults(bootstrap: &str) -> BTreeMap<String, String> {
+    let name = format!("ringlog-bench-facts-{}", crate::sys::now_ns());
+    let spec = TopicSpec { name: name.clone(), partitions: 1, configs: Vec::new() };
+    let made = Control::connect(bootstrap).and_then(|mut control| control.ensure_topic(&spec));
+    let facts = describe(bootstrap, &name);
+    if made.is_ok()
+        && let Err(error) = Control::connect(bootstrap).and_then(|mut control| control.delete_topic(&name))
+    {
+        eprintln!("topic {name} was not deleted: {error}");
+    }
+    facts
+}
+
 /// A blocking connection for everything that is not load.
 #[derive(Debug)]
 pub(crate) struct Control {

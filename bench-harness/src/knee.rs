@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::cli::{ClientArgs, EndpointArgs, ProduceArgs, seconds};
 use crate::commands::{log_path, produce_parameters, with_topic};
-use crate::error::{Result, io_err};
+use crate::error::{BenchError, Result, io_err};
 use crate::generator::Peer;
 use crate::kafka::Partition;
 use crate::manifest::Manifest;
@@ -20,7 +20,7 @@ use crate::probe::flush_latency;
 use crate::report::{Phase, Quantiles, phase, table, write_json};
 use crate::ring::ProbeFile;
 use crate::schedule::Pace;
-use crate::search::{self, Step};
+use crate::search::{self, Length, Step};
 use crate::workload::{self, Client, ProduceLoad};
 
 /// Size of the probe file for write and flush, bytes.
@@ -40,6 +40,9 @@ pub(crate) struct KneeCommand {
     /// Seconds of each step of the search.
     #[arg(long, default_value_t = 1.5)]
     pub(crate) step_seconds: f64,
+    /// Seconds of each run that confirms what the search found.
+    #[arg(long, default_value_t = 6.0)]
+    pub(crate) confirm_seconds: f64,
     /// First rate tried, records per second.
     #[arg(long, default_value_t = 10_000)]
     pub(crate) first_rate: u64,
@@ -93,6 +96,7 @@ pub(crate) fn command(command: &KneeCommand) -> Result<()> {
         drain: Duration::from_secs(2),
         ..client.clone()
     };
+    let longer_step = Client { duration: seconds(command.confirm_seconds)?, ..short.clone() };
     let spec = endpoint.topic_spec(workload::encode_image(&load, false)?.len());
     let mut write_flush = Vec::new();
     let mut flush = || -> Result<()> {
@@ -107,16 +111,21 @@ pub(crate) fn command(command: &KneeCommand) -> Result<()> {
         let search = Search { topic: &spec.name, partitions, load: &load, endpoint: &endpoint.bootstrap };
         let (knee, steps): (u64, Vec<Step>) = match command.known_knee {
             Some(knee) => (knee, Vec::new()),
-            None => search::knee(command.first_rate, (command.slo_ms * 1e6) as u64, |rate| {
-                search.run("step", rate, &short)
+            None => search::knee(command.first_rate, (command.slo_ms * 1e6) as u64, |rate, length| {
+                let client = if length == Length::Step { &short } else { &longer_step };
+                search.run("step", rate, client)
             })?,
         };
+        if knee == 0 {
+            let slo = command.slo_ms;
+            return Err(BenchError::Usage(format!("no rate was held with a p99 of {slo} ms")));
+        }
         flush()?;
         let mut longer = client.clone();
         longer.log = log_path(command.client.out.as_deref(), "half-knee")?;
         let half = search.run("half-knee", (knee / 2).max(1), &longer)?;
         flush()?;
-        Ok((knee.max(1), steps, half))
+        Ok((knee, steps, half))
     })?;
     let own = write_flush.iter().map(|values| values.p99_ns as f64).sum::<f64>() / write_flush.len() as f64;
     let p99 = half.latency.get("response").map(|values| values.p99_ns as f64);

@@ -70,6 +70,10 @@ pub(crate) const CHART_COLUMNS_MAX: usize = 300;
 pub(crate) const SYNTHETIC_CONNECTIONS_MAX: usize = 512;
 /// Requests that wait for their delay on one connection of the synthetic endpoint.
 pub(crate) const SYNTHETIC_PENDING_MAX: usize = 65_536;
+/// Connections through the relay of `fault`.
+pub(crate) const RELAY_CONNECTIONS_MAX: usize = 512;
+/// Buffer of the relay for one direction of a connection, in bytes.
+pub(crate) const RELAY_BUFFER_BYTES: usize = 64 << 10;
 /// Seconds of a phase that are kept one by one: a week. What comes later is added to the last.
 pub(crate) const SERIES_SECONDS_MAX: usize = 7 * 86_400;
 /// Pre-encoded batches of a workload, all connections together, in bytes.

@@ -18,6 +18,7 @@ mod commands;
 mod compare;
 mod consumer;
 mod curve;
+mod drain;
 mod error;
 mod fault;
 mod fetch_walk;

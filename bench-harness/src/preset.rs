@@ -4,12 +4,16 @@
 //! messages and 2.75 GB a second in, 212 bytes a message. Here a message is a record as it lies in the log, framing
 //! included. Must not: hide how much of the rate was reached.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, ValueEnum};
 
 use crate::cli::{ClientArgs, EndpointArgs};
 use crate::commands::{consume_parameters, end_to_end, finish, prepare, produce_parameters, with_topic};
 use crate::error::{BenchError, Result};
 use crate::generator::Peer;
+use crate::kafka::describe;
+use crate::load::stage::PUBLISHED;
 use crate::report::phase;
 use crate::schedule::Pace;
 use crate::workload::{self, ConsumeLoad, Fill, ProduceLoad};
@@ -81,7 +85,9 @@ pub(crate) fn command(command: &PresetCommand) -> Result<()> {
     let (client, name) = prepare(&command.client, endpoint, "linkedin-2015")?;
     let image = workload::encode_image(&load, command.consumers > 0)?;
     let spec = endpoint.topic_spec(image.len());
+    let mut facts = BTreeMap::new();
     let outcome = with_topic(&endpoint.bootstrap, &spec, endpoint.keep_topic, |partitions| {
+        facts = describe(&endpoint.bootstrap, &spec.name);
         if command.consumers > 0 {
             return end_to_end(&spec.name, partitions, &load, &consume, &client);
         }
@@ -92,12 +98,13 @@ pub(crate) fn command(command: &PresetCommand) -> Result<()> {
     parameters.extend(consume_parameters(&consume));
     parameters.insert("scale".into(), command.scale.to_string());
     let mut phase = phase(&name, &endpoint.bootstrap, parameters, &outcome, Some(pace));
-    for (limit, rates) in [("in linkedin-2015", &phase.produced), ("out linkedin-2015", &phase.consumed)] {
+    for (side, rates) in [("in", &phase.produced), ("out", &phase.consumed)] {
         if let Some(rates) = rates {
-            phase.percent_of.insert(limit.into(), 100.0 * rates.records_per_s / LINKEDIN_RECORDS_PER_S);
+            let what = format!("{side} {PUBLISHED}linkedin-2015");
+            phase.percent_of.insert(what, 100.0 * rates.records_per_s / LINKEDIN_RECORDS_PER_S);
         }
     }
-    finish(phase, &command.client, &client, endpoint)
+    finish(phase, &command.client, &client, endpoint, facts)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub(crate) struct Progress {
     last_second: u64,
     hosts: Option<HostSeconds>,
     copies: f64,
+    backlog: f64,
 }
 
 impl Progress {
@@ -32,13 +33,15 @@ impl Progress {
     pub(crate) fn new(forced: bool, window: Window) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let shown = (forced || terminal) && !SILENT.load(Ordering::Relaxed);
-        Self { shown, terminal, window, last_second: 0, hosts: None, copies: 0.0 }
+        Self { shown, terminal, window, last_second: 0, hosts: None, copies: 0.0, backlog: 0.0 }
     }
 
-    /// Shows processor use too, and the lag of consumers that read everything `copies` times.
-    pub(crate) fn with(mut self, hosts: HostSeconds, copies: f64) -> Self {
+    /// Shows processor use too, and the lag of consumers that read everything `copies` times, and `backlog` records
+    /// that lay there before.
+    pub(crate) fn with(mut self, hosts: HostSeconds, copies: f64, backlog: u64) -> Self {
         self.hosts = Some(hosts);
         self.copies = copies;
+        self.backlog = backlog as f64;
         self
     }
 
@@ -67,7 +70,7 @@ impl Progress {
         }
         if self.copies > 0.0 {
             let [acked, read] = totals.counters;
-            let lag = acked.records as f64 * self.copies - read.records as f64;
+            let lag = acked.records as f64 * self.copies + self.backlog - read.records as f64;
             line += &format!("  lag {:.0}", lag.max(0.0));
         }
         let histograms = totals.last.as_ref().map(|(_, histograms)| histograms);

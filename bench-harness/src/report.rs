@@ -10,6 +10,7 @@ use std::path::Path;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::drain::Drained;
 use crate::error::{BenchError, Result, io_err};
 use crate::record::{Counters, Kind};
 use crate::schedule::Pace;
@@ -19,6 +20,8 @@ use crate::workload::Outcome;
 const BUSY_SHARE: f64 = 0.92;
 /// A late generator thread that waited longer than this for a core, and had time left, lacked a core.
 const STARVED_SHARE: f64 = 0.05;
+/// A late generator thread that neither ran nor waited longer than this was woken up late.
+const IDLE_SHARE: f64 = 0.2;
 /// Schedule lag above this at p99 means that the schedule was not kept, in nanoseconds.
 const LAG_NS_MAX: u64 = 1_000_000;
 
@@ -113,6 +116,9 @@ pub(crate) struct Phase {
     pub(crate) unanswered_requests: u64,
     /// Records acknowledged that no consumer saw.
     pub(crate) undelivered_records: Option<u64>,
+    /// What became of a backlog that the consumers found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) drained: Option<Drained>,
     /// Throughput as a percentage of a limit of this machine, by the limit's name.
     pub(crate) percent_of: BTreeMap<String, f64>,
     /// What a reader must know.
@@ -169,7 +175,7 @@ pub(crate) fn phase(
         starved_share: share(busiest.run_delay_ns, busiest.wall_ns),
         bottleneck: false,
     };
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = outcome.drained.iter().map(Drained::text).collect();
     judge(&mut generator, &latency, pace, outcome, &mut notes);
     let cores = |time_ns: Option<u64>| time_ns.map(|time_ns| time_ns as f64 / outcome.elapsed_ns as f64);
     let others = cores(
@@ -196,6 +202,7 @@ pub(crate) fn phase(
         unsent_requests: outcome.ends.iter().map(|end| end.unsent).sum(),
         unanswered_requests: outcome.ends.iter().map(|end| end.unanswered).sum(),
         undelivered_records: outcome.undelivered,
+        drained: outcome.drained.clone(),
         percent_of: BTreeMap::new(),
         notes,
     }
@@ -216,12 +223,19 @@ fn judge(
             generator.bottleneck = late("own-lag");
             let reached =
                 outcome.totals.counters[0].records as f64 / (outcome.elapsed_ns as f64 / 1e9) / rate as f64;
-            if late("lag") && !generator.bottleneck {
+            // Far behind its schedule a load never comes to what was due in the window: there is no lag to see then.
+            let behind = reached < RATE_REACHED && !latency.contains_key("response");
+            if (late("lag") || behind) && !generator.bottleneck {
                 let how = if reached < RATE_REACHED { "did not keep up" } else { "stalled at times" };
                 notes.push(format!(
                     "the endpoint {how} ({:.1} % of the rate in time): requests waited for room in the in-flight window",
                     reached * 100.0
                 ));
+            }
+            if behind {
+                notes.push(
+                    "nothing that was due in the measured time was answered: no latency is known".into(),
+                );
             }
         }
         Some(Pace::Max) => {
@@ -233,7 +247,10 @@ fn judge(
     if generator.bottleneck {
         let idle_otherwise = generator.busiest_share + generator.starved_share < BUSY_SHARE;
         let starved = generator.starved_share > STARVED_SHARE && idle_otherwise;
-        let why = if starved || generator.starved_share > generator.busiest_share {
+        let worked = generator.busiest_share + generator.starved_share;
+        let why = if idle_otherwise && worked < IDLE_SHARE {
+            "THE GENERATOR WAS LATE THOUGH IT HAD TIME, so some of these latencies are its own"
+        } else if starved || generator.starved_share > generator.busiest_share {
             "THE HOST HAD NO CORE LEFT FOR THE GENERATOR"
         } else {
             "THE GENERATOR WAS THE BOTTLENECK"
@@ -279,8 +296,9 @@ pub(crate) fn short_ns(value_ns: u64) -> String {
 pub(crate) fn table(phases: &[Phase]) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    writeln!(out, "| phase | records/s | GB/s | of the roofline | generator cores | server cores |").ok();
-    writeln!(out, "| --- | ---: | ---: | --- | ---: | ---: |").ok();
+    writeln!(out, "| phase | records/s | GB/s | reached | generator cores | server cores | MB/s per core |")
+        .ok();
+    writeln!(out, "| --- | ---: | ---: | --- | ---: | ---: | ---: |").ok();
     for phase in phases {
         for (side, rates) in [("in", &phase.produced), ("out", &phase.consumed)] {
             let Some(rates) = rates else { continue };
@@ -292,13 +310,18 @@ pub(crate) fn table(phases: &[Phase]) -> String {
                 .collect();
             writeln!(
                 out,
-                "| {} {side} | {:.0} | {:.3} | {} | {:.2} | {} |",
+                "| {} {side} | {:.0} | {:.3} | {} | {:.2} | {} | {} |",
                 phase.name,
                 rates.records_per_s,
                 rates.gb_per_s,
                 percent.join(", "),
                 phase.generator.cpu_cores,
                 phase.server_cpu_cores.map_or("-".to_owned(), |cores| format!("{cores:.2}")),
+                // A server that does next to nothing has no such figure.
+                phase
+                    .server_cpu_cores
+                    .filter(|cores| *cores > 0.005)
+                    .map_or("-".to_owned(), |cores| format!("{:.0}", rates.gb_per_s * 1e3 / cores)),
             )
             .ok();
         }

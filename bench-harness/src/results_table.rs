@@ -50,6 +50,9 @@ struct Entry {
     /// Workloads and their words; empty: all, by name.
     #[serde(default)]
     rows: Vec<RowSpec>,
+    /// Runs below `folder`, a line for the last workload of each, in one table.
+    #[serde(default)]
+    each: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,12 +75,26 @@ fn cores(phases: &[&Phase]) -> Option<f64> {
     median(phases.iter().filter_map(|phase| phase.info.as_ref()?.server_cpu_cores))
 }
 
+/// Share of the rate that was published for this load, in percent.
+fn published(phases: &[&Phase]) -> Option<f64> {
+    let name = format!("in {}", crate::load::stage::PUBLISHED);
+    median(phases.iter().filter_map(|phase| {
+        let shares = &phase.info.as_ref()?.percent_of;
+        Some(*shares.iter().find(|(known, _)| known.starts_with(&name))?.1)
+    }))
+}
+
 /// Median over the rounds of a quantile of the most telling kind of latency.
 fn quantile_ns(run: &Run, phase: &str, quantile: f64) -> Option<f64> {
     let phases = run.phase(phase);
     let tag = primary_tags(&run.tags(phase), phases.first()?.is_open_loop()).pop()?;
-    median(phases.iter().filter_map(|phase| {
-        let counts = phase.pooled(&tag)?;
+    tagged_ns(run, phase, &tag, quantile)
+}
+
+/// Median over the rounds of a quantile of one kind of latency; `None` when no round has it.
+fn tagged_ns(run: &Run, phase: &str, tag: &str, quantile: f64) -> Option<f64> {
+    median(run.phase(phase).iter().filter_map(|phase| {
+        let counts = phase.pooled(tag)?;
         Some(crate::hlog::quantile(&counts, quantile) as f64)
     }))
 }
@@ -137,33 +154,41 @@ fn versus(out: &mut String, runs: &[Run], rows: &[RowSpec]) {
     }
 }
 
-/// One run by itself.
-fn alone(out: &mut String, run: &Run, rows: &[RowSpec]) {
+/// The head of a table of runs by themselves.
+fn alone_head(out: &mut String) {
+    // Writing to a String cannot fail.
     writeln!(
         out,
-        "| workload | records/s | GB/s | p50 | p99 | p99.9 | reached |\n| --- | ---: | ---: | ---: | ---: | ---: | --- |"
+        "| workload | records/s | GB/s | response p50 | p99 | p99.9 | end to end p50 | p99 | reached | of the published \
+         rate | server cores |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |"
     )
     .ok();
-    for row in rows {
-        let phases = run.phase(&row.workload);
-        if phases.is_empty() {
-            continue;
-        }
-        let time = |q: f64| quantile_ns(run, &row.workload, q).map_or("–".into(), |ns| short_ns(ns as u64));
-        writeln!(
-            out,
-            "| {} | {} | {} | {} | {} | {} | {} |",
-            row.words,
-            median(phases.iter().filter_map(|phase| phase.records_per_s())).map_or("–".into(), thousands),
-            median(phases.iter().filter_map(|phase| gb_per_s(phase)))
-                .map_or("–".into(), |gb| format!("{gb:.2}")),
-            time(0.5),
-            time(0.99),
-            time(0.999),
-            limit_text(run, &row.workload),
-        )
-        .ok();
+}
+
+/// A line for a workload of a run.
+fn alone(out: &mut String, run: &Run, row: &RowSpec) {
+    let phases = run.phase(&row.workload);
+    if phases.is_empty() {
+        return;
     }
+    let time = |tag: &str, q: f64| {
+        tagged_ns(run, &row.workload, tag, q).map_or("–".into(), |ns| short_ns(ns as u64))
+    };
+    let cells = [
+        median(phases.iter().filter_map(|phase| phase.records_per_s())).map_or("–".into(), thousands),
+        median(phases.iter().filter_map(|phase| gb_per_s(phase)))
+            .map_or("–".into(), |gb| format!("{gb:.2}")),
+        time("response", 0.5),
+        time("response", 0.99),
+        time("response", 0.999),
+        time("e2e", 0.5),
+        time("e2e", 0.99),
+        limit_text(run, &row.workload),
+        published(&phases).map_or("–".into(), |percent| format!("{percent:.1} %")),
+        cores(&phases).map_or("–".into(), |cores| format!("{cores:.2}")),
+    ];
+    writeln!(out, "| {} | {} |", row.words, cells.join(" | ")).ok();
 }
 
 fn machine(run: &Run) -> String {
@@ -189,19 +214,31 @@ fn table(results: &Path) -> Result<String> {
         .map_err(|error| BenchError::Usage(format!("{}: {error}", path.display())))?;
     let mut out = String::new();
     for entry in entries {
-        let mut runs = runs::open(&[results.join(&entry.folder).display().to_string()], 1.0)?;
+        let mut runs = if entry.each.is_empty() {
+            runs::open(&[results.join(&entry.folder).display().to_string()], 1.0)?
+        } else {
+            let path = |name: &String| results.join(&entry.folder).join(name).display().to_string();
+            runs::open(&entry.each.iter().map(path).collect::<Vec<_>>(), 1.0)?
+        };
         if let Some(policy) = &entry.flush_policy {
             runs.iter_mut().for_each(|run| run.manifest["declared"]["flush_policy"] = policy.as_str().into());
         }
         let Some(first) = runs.first() else { continue };
+        writeln!(out, "**{}** ({})\n", entry.title, machine(first)).ok();
         let all =
             || first.phase_names().into_iter().map(|name| RowSpec { words: name.clone(), workload: name });
         let rows = if entry.rows.is_empty() { all().collect() } else { entry.rows };
-        writeln!(out, "**{}** ({})\n", entry.title, machine(first)).ok();
-        if runs.len() > 1 {
+        if !entry.each.is_empty() {
+            alone_head(&mut out);
+            for run in &runs {
+                let Some(workload) = run.phase_names().pop() else { continue };
+                alone(&mut out, run, &RowSpec { words: format!("`{}`", run.name), workload });
+            }
+        } else if runs.len() > 1 {
             versus(&mut out, &runs, &rows);
         } else {
-            alone(&mut out, first, &rows);
+            alone_head(&mut out);
+            rows.iter().for_each(|row| alone(&mut out, first, row));
         }
         let space = if entry.note.is_empty() { "" } else { " " };
         writeln!(out, "\n{}{space}Runs: `results/{}`; `{}`.\n", entry.note, entry.folder, entry.command).ok();

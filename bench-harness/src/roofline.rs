@@ -17,11 +17,14 @@ use crate::probe::{Loopback, crc_gb_per_s, disk_gb_per_s, flush_latency, loopbac
 use crate::report::{Quantiles, phase, short_ns, write_json};
 use crate::ring::{Job, ProbeFile};
 use crate::schedule::Pace;
-use crate::sink::SinkHandle;
+use crate::sink::{SinkHandle, Work};
 use crate::workload::{self, Client, Fill, ProduceLoad};
 
 /// Measurements of loopback or one sink, of which the best counts.
 const REPEATS: usize = 3;
+
+/// What the null sink is called in tables and shares.
+pub(crate) const CEILING: &str = "the generator's ceiling";
 
 /// What probes need to know.
 #[derive(Debug, Clone)]
@@ -74,6 +77,9 @@ pub(crate) struct Roofline {
     pub(crate) crc_gb_per_s: f64,
     /// The sink.
     pub(crate) sinks: Vec<SinkResult>,
+    /// The null sink: what the generator itself can offer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ceilings: Vec<SinkResult>,
 }
 
 impl Probes {
@@ -112,13 +118,13 @@ impl Probes {
 
     /// Drives the sink with the shape of `load`, closed loop: the best of three, for a limit is what the
     /// machine can do when its neighbours let it.
-    pub(crate) fn sink(&self, load: &ProduceLoad, sync: bool) -> Result<SinkResult> {
+    pub(crate) fn sink(&self, load: &ProduceLoad, work: Work) -> Result<SinkResult> {
         let time = self.time()? / 2;
         let client = self.client(time / 4, time);
-        let handle = SinkHandle::start(&self.cpus_server, &self.args.dir, self.args.probe_file_bytes, sync)?;
+        let handle = SinkHandle::start(&self.cpus_server, &self.args.dir, self.args.probe_file_bytes, work)?;
         let mut best: Option<SinkResult> = None;
         for _ in 0..REPEATS {
-            let result = self.sink_once(load, &handle, &client, sync)?;
+            let result = self.sink_once(load, &handle, &client, work)?;
             if best.as_ref().is_none_or(|best| best.gb_per_s < result.gb_per_s) {
                 best = Some(result);
             }
@@ -132,7 +138,7 @@ impl Probes {
         load: &ProduceLoad,
         handle: &SinkHandle,
         client: &Client,
-        sync: bool,
+        work: Work,
     ) -> Result<SinkResult> {
         let image = workload::encode_image(load, false)?;
         let partitions: Vec<i32> = (0..load.partitions_per_request.max(1) as i32).collect();
@@ -155,7 +161,7 @@ impl Probes {
             connections: load.connections,
             in_flight: load.in_flight,
             request_bytes: outcome.request_shape.map_or(0, |shape| shape.1),
-            sync,
+            sync: work == Work::Flush,
             gb_per_s: phase.produced.as_ref().map_or(0.0, |rates| rates.gb_per_s),
             p50_ns: service.map_or(0, |values| values.p50_ns),
             p99_ns: service.map_or(0, |values| values.p99_ns),
@@ -255,16 +261,22 @@ impl Roofline {
                     *known = values.clone();
                 }
             }
-            for sink in &one.sinks {
-                let shape = |s: &SinkResult| (s.connections, s.in_flight, s.request_bytes, s.sync);
-                match best.sinks.iter_mut().find(|known| shape(known) == shape(sink)) {
-                    Some(known) if known.gb_per_s >= sink.gb_per_s => {}
-                    Some(known) => *known = sink.clone(),
-                    None => best.sinks.push(sink.clone()),
-                }
-            }
+            raise_sinks(&mut best.sinks, &one.sinks);
+            raise_sinks(&mut best.ceilings, &one.ceilings);
         }
         best
+    }
+}
+
+/// Keeps the best of each shape.
+fn raise_sinks(best: &mut Vec<SinkResult>, all: &[SinkResult]) {
+    let shape = |s: &SinkResult| (s.connections, s.in_flight, s.request_bytes, s.sync);
+    for sink in all {
+        match best.iter_mut().find(|known| shape(known) == shape(sink)) {
+            Some(known) if known.gb_per_s >= sink.gb_per_s => {}
+            Some(known) => *known = sink.clone(),
+            None => best.push(sink.clone()),
+        }
     }
 }
 
@@ -288,9 +300,10 @@ pub(crate) fn table(roofline: &Roofline) -> String {
     if roofline.crc_gb_per_s > 0.0 {
         lines.push(format!("| CRC32C, one core | {:.2} GB/s |", roofline.crc_gb_per_s));
     }
-    for sink in &roofline.sinks {
+    let sinks = roofline.sinks.iter().map(|sink| ("sink", sink));
+    for (what, sink) in sinks.chain(roofline.ceilings.iter().map(|sink| (CEILING, sink))) {
         lines.push(format!(
-            "| sink{}, {} connections x {} x {} bytes | {:.2} GB/s (p50 {}, client {:.2} cores{}, sink {:.2}) |",
+            "| {what}{}, {} connections x {} x {} bytes | {:.2} GB/s (p50 {}, client {:.2} cores{}, sink {:.2}) |",
             if sink.sync { " with fdatasync" } else { "" },
             sink.connections,
             sink.in_flight,
@@ -321,9 +334,13 @@ pub(crate) fn command(command: &RooflineCommand) -> Result<()> {
         bytes_max: u64::MAX,
         curve: None,
     };
-    let variants: &[bool] = if command.probe.sink_sync { &[false, true] } else { &[false] };
-    for sync in variants.iter().filter(|_| wanted("sink")) {
-        roofline.sinks.push(probes.sink(&load, *sync)?);
+    let variants: &[Work] =
+        if command.probe.sink_sync { &[Work::Write, Work::Flush] } else { &[Work::Write] };
+    for work in variants.iter().filter(|_| wanted("sink")) {
+        roofline.sinks.push(probes.sink(&load, *work)?);
+    }
+    if wanted("sink") {
+        roofline.ceilings.push(probes.sink(&load, Work::Nothing)?);
     }
     print!("{}", table(&roofline));
     if let Some(out) = &command.out {

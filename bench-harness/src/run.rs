@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::cli::{CompareCommand, SuiteCommand};
 use crate::error::{BenchError, Result, io_err};
+use crate::kafka::describe_defaults;
 use crate::manifest::Manifest;
 use crate::report::{self, Phase, short_ns, write_json};
 use crate::roofline::{self, Probes, Roofline};
@@ -48,7 +49,9 @@ pub(crate) fn run(command: &SuiteCommand) -> Result<()> {
         &probes.cpus_server,
         Some(&args.dir),
         endpoints,
-    );
+    )
+    .with_server("endpoint", command.server_pid)
+    .with_facts(describe_defaults(&command.bootstrap));
     write_json(&command.out.join("manifest.json"), &manifest)?;
     eprintln!("measuring what this machine allows ...");
     let mut roofline = probes.basics(LANES)?;
@@ -204,13 +207,22 @@ pub(crate) fn compare(command: &CompareCommand) -> Result<()> {
     make_folder(&command.out)?;
     let order: Vec<String> = command.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect();
     let endpoints = command.endpoints.iter().map(|end| (end.name.clone(), end.address.clone())).collect();
-    let manifest = Manifest::take(
+    let facts = command.endpoints.iter().flat_map(|end| {
+        let name = end.name.clone();
+        describe_defaults(&end.address).into_iter().map(move |(key, value)| (format!("{name}: {key}"), value))
+    });
+    let facts = facts.collect();
+    let mut manifest = Manifest::take(
         probes.congestion.as_deref(),
         &probes.cpus_client,
         &probes.cpus_server,
         Some(&args.dir),
         endpoints,
-    );
+    )
+    .with_facts(facts);
+    for endpoint in &command.endpoints {
+        manifest = manifest.with_server(&endpoint.name, endpoint.pid);
+    }
     write_json(&command.out.join("manifest.json"), &manifest)?;
     let mut rooflines = Vec::new();
     let mut phases = Vec::new();
@@ -289,6 +301,7 @@ mod tests {
             unsent_requests: 0,
             unanswered_requests: 0,
             undelivered_records: None,
+            drained: None,
             percent_of: BTreeMap::new(),
             notes: Vec::new(),
         }

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,6 +30,28 @@ pub(crate) struct HostSecond {
     pub(crate) cpus: Vec<f64>,
 }
 
+/// The process that serves, whose id changes when it is started again.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ServerPid(Arc<AtomicU32>);
+
+impl ServerPid {
+    /// From now on it is this process.
+    pub(crate) fn set(&self, pid: u32) {
+        self.0.store(pid, Ordering::Relaxed);
+    }
+
+    /// Its id, when it is known; no process has the id 0.
+    fn get(&self) -> Option<u32> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+}
+
+impl From<Option<u32>> for ServerPid {
+    fn from(pid: Option<u32>) -> Self {
+        Self(Arc::new(AtomicU32::new(pid.unwrap_or(0))))
+    }
+}
+
 /// The seconds read so far.
 pub(crate) type HostSeconds = Arc<Mutex<Vec<HostSecond>>>;
 
@@ -51,6 +73,8 @@ pub(crate) struct Intent {
     pub(crate) curve: Option<Arc<Curve>>,
     /// How many times every record is to be consumed; 0 when nobody follows.
     pub(crate) copies: f64,
+    /// Records to be consumed besides: what lay there before the load, as often as it is read.
+    pub(crate) backlog: u64,
     /// Records that failed in each second; missing seconds had none.
     pub(crate) failed: Vec<u64>,
 }
@@ -73,7 +97,8 @@ impl Intent {
 
 struct Reading {
     at_ns: u64,
-    server_ns: Option<u64>,
+    /// Process id and its processor time.
+    server: Option<(u32, u64)>,
     harness_ns: u64,
     cpus: Vec<(u64, u64)>,
 }
@@ -82,7 +107,7 @@ impl Reading {
     fn take(pid: Option<u32>) -> Self {
         Self {
             at_ns: sys::now_ns(),
-            server_ns: pid.and_then(sys::pid_cpu_ns),
+            server: pid.and_then(|pid| Some((pid, sys::pid_cpu_ns(pid)?))),
             harness_ns: sys::pid_cpu_ns(std::process::id()).unwrap_or_default(),
             cpus: sys::host_cpu_ticks(),
         }
@@ -96,12 +121,12 @@ impl Reading {
             busy.saturating_sub(*busy_then) as f64 / all.saturating_sub(*all_then).max(1) as f64
         });
         HostSecond {
-            // After a restart the new process has used less than the old one.
+            // Nobody knows what a process used between its last reading and its end: the second of a restart is empty.
             server_cores: self
-                .server_ns
-                .zip(before.server_ns)
-                .filter(|(now, then)| now >= then)
-                .map(|(now, then)| cores(now, then)),
+                .server
+                .zip(before.server)
+                .filter(|((pid, now), (pid_then, then))| pid == pid_then && now >= then)
+                .map(|((_, now), (_, then))| cores(now, then)),
             harness_cores: cores(self.harness_ns, before.harness_ns),
             cpus: cpus.collect(),
         }
@@ -110,12 +135,12 @@ impl Reading {
 
 impl Watch {
     /// Begins to watch a window.
-    pub(crate) fn start(server_pid: Option<u32>, window: Window) -> Self {
+    pub(crate) fn start(server: ServerPid, window: Window) -> Self {
         let seconds = HostSeconds::default();
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {
             let (seconds, stop) = (Arc::clone(&seconds), Arc::clone(&stop));
-            std::thread::spawn(move || watch(server_pid, window, &seconds, &stop))
+            std::thread::spawn(move || watch(&server, window, &seconds, &stop))
         };
         Self { seconds, stop, thread: Some(thread), window }
     }
@@ -125,24 +150,33 @@ impl Watch {
         Arc::clone(&self.seconds)
     }
 
-    /// Stops watching and writes `<phase>.series.csv` beside the phase's histogram log, if there is one.
+    /// Stops watching and writes `<phase>.series.csv` beside the phase's histogram log, if there is one. Returns the
+    /// cores that the server used on average over the seconds of which that is known.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn finish(mut self, log: Option<&Path>, totals: &Totals, intent: &Intent) -> Result<()> {
+    pub(crate) fn finish(
+        mut self,
+        log: Option<&Path>,
+        totals: &Totals,
+        intent: &Intent,
+    ) -> Result<Option<f64>> {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().ok();
         }
-        let Some(log) = log else { return Ok(()) };
-        let path = log.with_extension("series.csv");
         let hosts = self.seconds.lock().map(|seconds| seconds.clone()).unwrap_or_default();
+        let known: Vec<f64> = hosts.iter().filter_map(|host| host.server_cores).collect();
+        let mean = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
+        let Some(log) = log else { return Ok(mean) };
+        let path = log.with_extension("series.csv");
         std::fs::write(&path, csv(self.window, totals, &hosts, intent))
-            .map_err(io_err(format!("write {}", path.display())))
+            .map_err(io_err(format!("write {}", path.display())))?;
+        Ok(mean)
     }
 }
 
-fn watch(pid: Option<u32>, window: Window, seconds: &HostSeconds, stop: &AtomicBool) {
+fn watch(server: &ServerPid, window: Window, seconds: &HostSeconds, stop: &AtomicBool) {
     let mut due_ns = window.start_ns;
     let mut before: Option<Reading> = None;
     while due_ns <= window.end_ns && !stop.load(Ordering::Relaxed) {
@@ -152,7 +186,7 @@ fn watch(pid: Option<u32>, window: Window, seconds: &HostSeconds, stop: &AtomicB
             std::thread::sleep(Duration::from_nanos(wait_ns.min(50_000_000)));
             continue;
         }
-        let reading = Reading::take(pid);
+        let reading = Reading::take(server.get());
         if let (Some(before), Ok(mut seconds)) = (&before, seconds.lock())
             && seconds.len() < SERIES_SECONDS_MAX
         {
@@ -184,7 +218,8 @@ fn csv(window: Window, totals: &Totals, hosts: &[HostSecond], intent: &Intent) -
         acked_all += acked.records;
         consumed_all += consumed.records;
         let lag = (intent.copies > 0.0)
-            .then(|| (acked_all as f64 * intent.copies - consumed_all as f64).max(0.0).round() as u64);
+            .then_some(acked_all as f64 * intent.copies + intent.backlog as f64 - consumed_all as f64)
+            .map(|lag| lag.max(0.0).round() as u64);
         let host = hosts.get(second);
         write!(
             out,
@@ -213,6 +248,25 @@ mod tests {
     use super::*;
     use crate::record::Counters;
 
+    /// The story: after a kill the watch went on asking for the process that was gone.
+    #[test]
+    fn the_server_is_followed_over_a_restart() {
+        let reading = |second: u64, server| Reading {
+            at_ns: second * SECOND_NS,
+            server,
+            harness_ns: 0,
+            cpus: Vec::new(),
+        };
+        let cores = |from, to| reading(2, to).since(&reading(1, from)).server_cores;
+        assert_eq!(cores(Some((7, 0)), Some((7, SECOND_NS / 2))), Some(0.5));
+        assert_eq!(cores(Some((7, 0)), Some((8, SECOND_NS / 2))), None, "the second of the restart");
+        assert_eq!(cores(Some((8, SECOND_NS / 2)), Some((8, SECOND_NS))), Some(0.5));
+        let server = ServerPid::from(None);
+        assert_eq!(server.get(), None);
+        server.clone().set(8);
+        assert_eq!(server.get(), Some(8));
+    }
+
     #[test]
     fn a_second_is_a_line_and_what_is_unknown_is_empty() {
         let window = Window { load_start_ns: 0, start_ns: SECOND_NS, end_ns: SECOND_NS * 7 / 2 };
@@ -220,14 +274,15 @@ mod tests {
         let totals =
             Totals { seconds: vec![[count(100), count(150)], [count(90), count(230)]], ..Totals::default() };
         let hosts = [HostSecond { server_cores: None, harness_cores: 0.25, cpus: vec![0.5, 1.0] }];
-        let intent = Intent { pace: Some(Pace::Rate(100)), curve: None, copies: 2.0, failed: vec![0, 10] };
+        let intent =
+            Intent { pace: Some(Pace::Rate(100)), curve: None, copies: 2.0, backlog: 7, failed: vec![0, 10] };
         let text = csv(window, &totals, &hosts, &intent);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("second,intended_records,acked_records,acked_bytes,failed_records,"));
         assert!(lines[0].ends_with(",lag_records,server_cores,harness_cores,cpu0,cpu1"));
-        assert_eq!(lines[1], "0,100,100,1000,0,150,1500,50,,0.250,0.500,1.000");
-        assert_eq!(lines[2], "1,100,90,900,10,230,2300,0,,,,");
-        assert_eq!(lines[3], "2,50,0,0,0,0,0,0,,,,", "half a second is left, and it has half the rate");
+        assert_eq!(lines[1], "0,100,100,1000,0,150,1500,57,,0.250,0.500,1.000");
+        assert_eq!(lines[2], "1,100,90,900,10,230,2300,7,,,,");
+        assert_eq!(lines[3], "2,50,0,0,0,0,0,7,,,,", "half a second is left, and it has half the rate");
         assert_eq!(lines.len(), 4);
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Owner: one thread per server core; each has its own listener, buffers, probe file and ring. Frames are
 //! received straight into the write buffers; the next frame's head comes with the same vectored receive.
-//! With `sync`, a frame is acknowledged once its write and an fdatasync behind it have completed, group by
-//! group; without, once it is received and its CRC is computed (buffers bound how far writes may lag).
+//! With a flush, a frame is acknowledged once its write and an fdatasync behind it have completed, group by
+//! group; without, once it is received and its CRC is computed (buffers bound how far writes may lag). The null sink
+//! receives and acknowledges: against it the generator shows its own ceiling.
 //!
 //! Invariants: a buffer is written when every byte reserved in it has arrived; a buffer is reused after its
 //! completion only; acks of a connection leave in frame order. Must not: copy payload in user space.
@@ -31,6 +32,17 @@ const TOKEN_RING: usize = usize::MAX - 1;
 const SLOT_SYNC: u64 = u64::MAX;
 /// Receives of one connection before its neighbours get their turn.
 const BURST_MAX: usize = 8;
+
+/// What a sink does with a frame before its acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Nothing: it is received and thrown away.
+    Nothing,
+    /// CRC, and a write that may complete later.
+    Write,
+    /// CRC, the write, and an fdatasync behind it.
+    Flush,
+}
 
 /// A range of one buffer that a frame fills.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +105,7 @@ struct Sink {
     file_offset: u64,
     connections: Vec<Connection>,
     ready: VecDeque<usize>,
-    sync: bool,
+    work: Work,
     waiting: VecDeque<Waiting>,
     sequence_next: u64,
     /// Sequences sealed and not yet written.
@@ -117,14 +129,14 @@ pub(crate) struct SinkHandle {
 impl SinkHandle {
     /// Starts a thread on each of the cores (one unpinned thread when there are none), each with a file of
     /// `file_bytes` in `folder`.
-    pub(crate) fn start(cpus: &[usize], folder: &Path, file_bytes: u64, sync: bool) -> Result<Self> {
+    pub(crate) fn start(cpus: &[usize], folder: &Path, file_bytes: u64, work: Work) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut handle =
             Self { addresses: Vec::new(), stop: Arc::clone(&stop), cpu_ns: Vec::new(), threads: Vec::new() };
         for thread in 0..cpus.len().max(1) {
             let share = file_bytes / cpus.len().max(1) as u64;
             let probe = ProbeFile::create(folder, &format!("sink{thread}"), share)?;
-            let sink = Sink::new(probe, sync).map_err(io_err("set up the sink"))?;
+            let sink = Sink::new(probe, work).map_err(io_err("set up the sink"))?;
             handle.addresses.push(sink.listener.local_addr().map_err(io_err("sink address"))?);
             let (stop, cpu) = (Arc::clone(&stop), cpus.get(thread).copied());
             let cpu_ns = Arc::new(AtomicU64::new(0));
@@ -163,7 +175,7 @@ impl Drop for SinkHandle {
 }
 
 impl Sink {
-    fn new(probe: ProbeFile, sync: bool) -> io::Result<Self> {
+    fn new(probe: ProbeFile, work: Work) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let ring = Ring::new(&probe.file, SINK_WRITE_DEPTH + 1)?;
@@ -183,7 +195,7 @@ impl Sink {
             file_offset: 0,
             connections: Vec::new(),
             ready: VecDeque::new(),
-            sync,
+            work,
             waiting: VecDeque::new(),
             sequence_next: 1,
             unwritten: Vec::new(),
@@ -323,7 +335,10 @@ impl Sink {
         let connection = &mut self.connections[index];
         let Some(region) = connection.regions.front_mut() else { return };
         let from = region.buffer * SINK_BUFFER_BYTES + region.start;
-        connection.crc = crc32c::crc32c_append(connection.crc, &self.memory.bytes()[from..from + count]);
+        if self.work != Work::Nothing {
+            let body = &self.memory.bytes()[from..from + count];
+            connection.crc = crc32c::crc32c_append(connection.crc, body);
+        }
         region.start += count;
         let done = *region;
         if done.start == done.end {
@@ -342,7 +357,7 @@ impl Sink {
         if !frame_done {
             return;
         }
-        if self.sync {
+        if self.work == Work::Flush {
             let sequence = self.slots[done.buffer].sequence;
             self.waiting.push_back(Waiting { connection: index, correlation, buffer: done.buffer, sequence });
         } else {
@@ -352,9 +367,16 @@ impl Sink {
 
     fn written_if_full(&mut self, buffer: usize) {
         let slot = self.slots[buffer];
-        if slot.sealed && slot.filled == slot.reserved {
-            self.to_write.push_back(buffer);
+        if !slot.sealed || slot.filled < slot.reserved {
+            return;
         }
+        if self.work != Work::Nothing {
+            self.to_write.push_back(buffer);
+            return;
+        }
+        self.unwritten.retain(|sequence| *sequence != slot.sequence);
+        self.free.push(buffer);
+        self.feed_starved();
     }
 
     /// A frame's head is complete: its body has to be placed.
@@ -443,13 +465,18 @@ impl Sink {
             self.release();
         }
         if freed {
-            for index in 0..self.connections.len() {
-                if std::mem::take(&mut self.connections[index].starved) {
-                    self.enqueue(index);
-                }
-            }
+            self.feed_starved();
         }
         Ok(())
+    }
+
+    /// There are free buffers again.
+    fn feed_starved(&mut self) {
+        for index in 0..self.connections.len() {
+            if std::mem::take(&mut self.connections[index].starved) {
+                self.enqueue(index);
+            }
+        }
     }
 
     /// Acknowledges what the last sync covers.
@@ -472,10 +499,10 @@ impl Sink {
         }
     }
 
-    /// With `sync`: closes the open buffer when frames wait in it and the disk is idle, and starts a flush
+    /// With a flush: closes the open buffer when frames wait in it and the disk is idle, and starts a flush
     /// once writes that somebody waits for are complete.
     fn group_commit(&mut self) -> io::Result<()> {
-        if !self.sync || self.waiting.is_empty() {
+        if self.work != Work::Flush || self.waiting.is_empty() {
             return Ok(());
         }
         if let Some(buffer) = self.current

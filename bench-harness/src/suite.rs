@@ -15,8 +15,9 @@ use crate::generator::Peer;
 use crate::kafka::Partition;
 use crate::limits::PRESET_PHASE_BYTES_MAX;
 use crate::report::{Phase, phase};
-use crate::roofline::{Probes, Roofline};
+use crate::roofline::{CEILING, Probes, Roofline};
 use crate::schedule::Pace;
+use crate::sink::Work;
 use crate::workload::{self, Client, ConsumeLoad, Fill, From, ProduceLoad};
 
 /// Partitions and connections of every preset.
@@ -85,13 +86,14 @@ pub(crate) fn shape(name: &str, pace: Pace) -> Option<ProduceLoad> {
 
 /// Measures the sinks that the closed-loop workloads are compared with.
 pub(crate) fn sinks(probes: &Probes, wanted: &[String], roofline: &mut Roofline) -> Result<()> {
-    for (name, sync) in
-        [("produce-1m", false), ("produce-1m", true), ("produce-64k", false), ("produce-64k", true)]
-    {
+    for name in ["produce-1m", "produce-64k"] {
         if (wanted.is_empty() || wanted.iter().any(|want| want == name))
             && let Some(load) = shape(name, Pace::Max)
         {
-            roofline.sinks.push(probes.sink(&load, sync)?);
+            for work in [Work::Write, Work::Flush] {
+                roofline.sinks.push(probes.sink(&load, work)?);
+            }
+            roofline.ceilings.push(probes.sink(&load, Work::Nothing)?);
         }
     }
     Ok(())
@@ -117,6 +119,10 @@ pub(crate) fn attach(phases: &mut [Phase], roofline: &Roofline) {
                     let name = if sync { "in sink with fdatasync" } else { "in sink" };
                     phase.percent_of.insert(name.to_owned(), 100.0 * rates.gb_per_s / sink.gb_per_s);
                 }
+            }
+            if let Some(ceiling) = roofline.ceilings.iter().find(same) {
+                let percent = 100.0 * rates.gb_per_s / ceiling.gb_per_s;
+                phase.percent_of.insert(format!("in {CEILING}"), percent);
             }
         }
         if let (Some(rates), None) = (&phase.consumed, &phase.produced)

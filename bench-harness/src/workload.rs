@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::batch::{BatchImage, BatchShape, STAMP_BYTES};
 use crate::consumer::{AtEnd, Consumer, FetchPlan, FetchSpec, Goal, Position};
 use crate::curve::Curve;
+use crate::drain::{DrainWatch, Drained};
 use crate::error::{BenchError, Result, io_err, protocol};
 use crate::frame::RequestTemplate;
 use crate::generator::{ConnectionPlan, Generator, LoadEnd, LoadSpec, Peer, open_stream};
@@ -162,8 +163,26 @@ pub(crate) struct Outcome {
     pub(crate) ended_early: bool,
     /// Records acknowledged and not seen by the consumers of an end-to-end run.
     pub(crate) undelivered: Option<u64>,
+    /// What became of the backlog that consumers found.
+    pub(crate) drained: Option<Drained>,
     /// Shape of what was sent: records and bytes of a request.
     pub(crate) request_shape: Option<(u64, u64)>,
+}
+
+impl Outcome {
+    /// Nothing measured in a window of so many nanoseconds.
+    pub(crate) fn of_nothing(elapsed_ns: u64) -> Self {
+        Self {
+            totals: Totals::default(),
+            elapsed_ns,
+            ends: Vec::new(),
+            host: None,
+            ended_early: false,
+            undelivered: None,
+            drained: None,
+            request_shape: None,
+        }
+    }
 }
 
 impl Client {
@@ -368,6 +387,7 @@ fn load_spec(load: &ProduceLoad, client: &Client, peer: Peer) -> Arc<LoadSpec> {
         drain: client.drain,
         bytes_max: load.bytes_max,
         bytes_sent: AtomicU64::new(0),
+        records_done: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     })
 }
@@ -399,6 +419,7 @@ pub(crate) fn produce(
         host: host_use(host, ended_early),
         ended_early,
         undelivered: None,
+        drained: None,
         request_shape: Some(shape),
     })
 }
@@ -411,15 +432,17 @@ pub(crate) fn gather(
     window: Window,
     intent: &Intent,
 ) -> Result<Totals> {
-    let watch = Watch::start(client.server_pid, window);
-    let mut progress = Progress::new(client.progress, window).with(watch.live(), intent.copies);
+    let watch = Watch::start(client.server_pid.into(), window);
+    let mut progress =
+        Progress::new(client.progress, window).with(watch.live(), intent.copies, intent.backlog);
     let log = client.log.as_deref();
     let totals = collect(threads, receiver, log, |totals, second| progress.show(totals, second))?;
     watch.finish(log, &totals, intent)?;
     Ok(totals)
 }
 
-fn elapsed(window: Window, ends: &[LoadEnd], ended_early: bool) -> u64 {
+/// The measured time: the window, or what of it a load that ended early used.
+pub(crate) fn elapsed(window: Window, ends: &[LoadEnd], ended_early: bool) -> u64 {
     let last = ends.iter().map(|end| end.last_completion_ns).max().unwrap_or(window.end_ns);
     let end = if ended_early { last.min(window.end_ns) } else { window.end_ns };
     end.saturating_sub(window.start_ns).max(1)
@@ -547,11 +570,22 @@ pub(crate) fn consume(plans: Vec<FetchPlan>, load: &ConsumeLoad, client: &Client
         host: host_use(host, ended_early),
         ended_early,
         undelivered: None,
+        drained: None,
         request_shape: None,
     })
 }
 
-/// Runs producers and tail consumers together; the consumers read the stamps the producers wrote.
+/// Records that lie before the readers: those that count towards the goal, and all.
+fn backlog(plans: &[FetchPlan]) -> (u64, u64) {
+    let of = |plan: &FetchPlan| {
+        plan.positions.iter().map(|at| (at.end - at.start).max(0).unsigned_abs()).sum::<u64>()
+    };
+    let counted = plans.iter().filter(|plan| plan.counted).map(of).sum();
+    (counted, plans.iter().map(of).sum())
+}
+
+/// Runs producers and consumers together; the consumers read the stamps the producers wrote. Those that begin at the
+/// start of the log work off what lies there meanwhile.
 pub(crate) fn end_to_end(
     plans: Vec<ConnectionPlan>,
     load: &ProduceLoad,
@@ -560,9 +594,10 @@ pub(crate) fn end_to_end(
     client: &Client,
 ) -> Result<Outcome> {
     let shape = (plans[0].templates[0].records(), plans[0].templates[0].batch_bytes());
+    let (counted, all) = backlog(&fetch_plans);
     let produced = open_producers(plans, client)?;
     let consumed = open_consumers(fetch_plans, client)?;
-    let goal = Arc::new(Goal::default());
+    let goal = Arc::new(Goal { backlog: counted, ..Goal::default() });
     let spec = load_spec(load, client, Peer::Kafka);
     let fetch = fetch_spec(consume, client, Some(Arc::clone(&goal)));
     let (sender, receiver) = sync_channel(REPORT_QUEUE_MAX);
@@ -572,15 +607,22 @@ pub(crate) fn end_to_end(
     drop(sender);
     let threads = producers.len() + consumers.len();
     let host = watch_host(client, window);
+    let copies = consume.fan_out as u64;
+    let under_way = shape.0 * (load.connections * load.in_flight) as u64;
+    let drain = {
+        let spec = Arc::clone(&spec);
+        let done = move || spec.records_done.load(Ordering::Relaxed);
+        DrainWatch::start(&goal, copies, window.load_start_ns, under_way * copies, done)
+    };
     let watcher = {
         // Tells the consumers how much there is to come, once the producers are through.
-        let (goal, fetch, copies) = (Arc::clone(&goal), Arc::clone(&fetch), consume.fan_out as u64);
+        let (goal, fetch) = (Arc::clone(&goal), Arc::clone(&fetch));
         std::thread::spawn(move || {
             let ends = join(producers);
             match &ends {
                 Ok(ends) => {
                     let records: u64 = ends.iter().map(|end| end.records_total).sum();
-                    goal.records.store(records * copies, Ordering::Relaxed);
+                    goal.records.store(goal.backlog + records * copies, Ordering::Relaxed);
                     goal.complete.store(true, Ordering::Release);
                 }
                 Err(_) => fetch.stop.store(true, Ordering::Relaxed),
@@ -592,11 +634,15 @@ pub(crate) fn end_to_end(
         pace: Some(load.pace),
         curve: load.curve.clone(),
         copies: consume.copies(),
+        backlog: all,
         ..Intent::default()
     };
     let totals = gather(threads, &receiver, client, window, &intent);
-    let mut ends = watcher.join().map_err(|_| protocol("the watcher panicked"))??;
-    ends.extend(join(consumers)?);
+    let made = watcher.join().map_err(|_| protocol("the watcher panicked"));
+    let read = join(consumers);
+    let drained = drain.and_then(DrainWatch::finish);
+    let mut ends = made??;
+    ends.extend(read?);
     let totals = totals?;
     let undelivered =
         goal.records.load(Ordering::Relaxed).saturating_sub(goal.received.load(Ordering::Relaxed));
@@ -608,6 +654,7 @@ pub(crate) fn end_to_end(
         host: host_use(host, ended_early),
         ended_early,
         undelivered: Some(undelivered),
+        drained,
         request_shape: Some(shape),
     })
 }
@@ -616,7 +663,7 @@ pub(crate) fn end_to_end(
 mod tests {
     use super::*;
     use crate::record::Kind;
-    use crate::sink::SinkHandle;
+    use crate::sink::{SinkHandle, Work};
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpListener};
 
@@ -702,10 +749,10 @@ mod tests {
     }
 
     #[test]
-    fn the_sink_answers_everything_with_and_without_sync() {
+    fn the_sink_answers_everything_whatever_it_does_with_it() {
         let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        for sync in [false, true] {
-            let sink = SinkHandle::start(&[], folder.path(), 32 << 20, sync).unwrap();
+        for work in [Work::Nothing, Work::Write, Work::Flush] {
+            let sink = SinkHandle::start(&[], folder.path(), 32 << 20, work).unwrap();
             // 300 requests of 1,000 records (~70 KB) over three connections: 21 MB cross many write buffers.
             let load = load(3, 1_000, 1_000_000);
             let targets = sink.addresses.clone();

@@ -194,16 +194,46 @@ fn workload_and_driver_files_are_played() {
     let summary = json(&results.join("summary.json"));
     let names: Vec<&str> =
         summary["phases"].as_array().unwrap().iter().map(|phase| phase["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["backlog-build", "backlog-drain", "load"]);
-    let parameters = &summary["phases"][2]["parameters"];
+    assert_eq!(names, ["backlog-build", "load"]);
+    let load = &summary["phases"][1];
+    // One whole group reads the two megabytes while the load runs, and catches up.
+    assert!(load["drained"]["backlog_records"].as_u64() > Some(2_000), "{load}");
+    assert!(load["drained"]["seconds"].as_f64() > Some(0.0), "{load}");
+    let parameters = &load["parameters"];
     assert_eq!((&parameters["compression"], &parameters["acks"]), (&"lz4".into(), &"1".into()));
-    assert_eq!(summary["phases"][2]["undelivered_records"], 0);
-    assert!(
-        summary["phases"][2]["latency"]["e2e"]["count"].as_u64() > Some(0),
-        "sampled by uncompressed batches"
-    );
+    assert_eq!(load["undelivered_records"], 0);
+    assert!(load["latency"]["e2e"]["count"].as_u64() > Some(0), "sampled by uncompressed batches");
     assert!(text(&output).contains("replicationFactor 3 was not applied"), "{}", text(&output));
     assert_status(&bench(&["run", "no-such-preset", "--bootstrap", &broker.address]), 2);
+}
+
+/// The story: thousands of partitions were planned for in a unit test, and never run.
+#[test]
+fn a_thousand_partitions_are_loaded_and_read() {
+    let (broker, out) = (Broker::start(), folder());
+    let output = bench(&[
+        "run",
+        "omb-1kb",
+        "--bootstrap",
+        &broker.address,
+        "--partitions",
+        "1000",
+        "--rate",
+        "4000",
+        "--duration",
+        "1",
+        "--warmup",
+        "0.5",
+        "--drain",
+        "30",
+        "--quiet",
+        "--out",
+        out.path().to_str().unwrap(),
+    ]);
+    assert_status(&output, 0);
+    let phase = &json(&out.path().join("summary.json"))["phases"][0];
+    assert_eq!(phase["parameters"]["partitions"], "1000");
+    assert_eq!((&phase["undelivered_records"], &phase["unanswered_requests"]), (&0.into(), &0.into()));
 }
 
 #[test]
@@ -291,6 +321,8 @@ fn faults_have_their_spans_and_lose_nothing() {
             "1",
             "--pause-seconds",
             "0.3",
+            "--cut-seconds",
+            "0.5",
             "--data-dir",
             data.path().to_str().unwrap(),
             "--quiet",
@@ -299,17 +331,27 @@ fn faults_have_their_spans_and_lose_nothing() {
         ])
     };
     let lean = out.path().join("lean");
-    assert_status(&faults("lean", "pause,kill,catch-up,churn", &lean), 0);
+    assert_status(&faults("lean", "pause,kill,catch-up,churn,cut,black-hole", &lean), 0);
     let summary = json(&lean.join("summary.json"));
     assert_eq!(summary["verdict"]["verdict"], "held");
     let costs = summary["faults"].as_array().unwrap();
-    assert_eq!(costs.len(), 4);
+    assert_eq!(costs.len(), 6);
     assert!(costs[0]["unavailable_ms"].as_f64() >= Some(250.0), "a pause is felt: {costs:?}");
     assert!(costs[3]["note"].as_str().unwrap().ends_with("records expired"), "{costs:?}");
     for span in ["pause-before", "pause-during", "kill-after", "catch-up-during", "churn-during"] {
         assert!(lean.join(format!("{span}.hlog")).is_file(), "{span}");
     }
-    let rdkafka = faults("librdkafka", "kill", &out.path().join("librdkafka"));
+    for cost in &costs[4..] {
+        assert!(cost["unavailable_ms"].as_f64() >= Some(450.0), "a cut network is felt: {cost}");
+    }
+    // The server that was started again is followed: its share of the processors is known.
+    let after = series(&lean.join("churn-during.series.csv"));
+    let known =
+        |row: &[(String, String)]| row.iter().any(|(name, cell)| name == "server_cores" && !cell.is_empty());
+    assert!(after.iter().any(|row| known(row)), "{after:?}");
+    let line = std::fs::read_to_string(lean.join("manifest.json")).unwrap();
+    assert!(!line.contains(data.path().to_str().unwrap()), "no path of this machine: {line}");
+    let rdkafka = faults("librdkafka", "kill,cut", &out.path().join("librdkafka"));
     if text(&rdkafka).contains("install librdkafka") {
         eprintln!("skipped: librdkafka is not installed");
         return;
@@ -317,6 +359,11 @@ fn faults_have_their_spans_and_lose_nothing() {
     assert_status(&rdkafka, 0);
     let verdict = json(&out.path().join("librdkafka/verify.json"));
     assert_eq!((&verdict["duplicated"], &verdict["lost"]), (&0.into(), &0.into()));
+    let costs = json(&out.path().join("librdkafka/summary.json"));
+    assert!(
+        costs["faults"][1]["unavailable_ms"].as_f64() >= Some(450.0),
+        "it went through the relay: {costs}"
+    );
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn round(random: &mut Random, shift: f64, noise: f64, seconds: usize) -> Round {
     .unwrap();
     let log = Log { tags: BTreeMap::from([("response".to_owned(), intervals)]), timed: true };
     let phase = Phase { name: "open".into(), info: Some(info), log: Some(log), series: None };
-    Round { phases: vec![phase], roofline: serde_json::Value::Null }
+    Round { phases: vec![phase], ..Round::default() }
 }
 
 fn run(random: &mut Random, shift: f64, rounds: usize, seconds: usize) -> Run {

@@ -58,7 +58,11 @@ pub(crate) fn method_words(comparison: &Comparison) -> String {
     let (a, b) = comparison.rounds;
     match comparison.method {
         Method::PairedRounds => {
-            format!("Intervals: bootstrap over {} paired rounds, so run-to-run noise is in them.", a.min(b))
+            let pairs = a.min(b);
+            format!(
+                "Intervals: bootstrap over {pairs} paired rounds, so run-to-run noise is in them. A difference is the \
+                 mean of the rounds’ ratios, not the ratio of the medians beside it."
+            )
         }
         Method::WithinRuns => format!(
             "Intervals: block bootstrap over the seconds WITHIN the runs ({a} and {b} rounds): noise from run to run \
@@ -119,13 +123,17 @@ pub(super) fn table(comparison: &Comparison) -> String {
             (true, false) => {
                 "NOT COMPARABLE: the runs differ in what matters (--force compares them anyway):"
             }
-            _ => "Not known on both sides:",
+            _ => "Not known on both sides, or different on purpose perhaps:",
         };
         writeln!(out, "{said}\n\n| what | {} | {} | |", comparison.base, comparison.other).ok();
         writeln!(out, "| --- | --- | --- | --- |").ok();
         for difference in &comparison.differences {
             let cell = |value: &Option<String>| value.clone().unwrap_or_else(|| "not known".into());
-            let mark = if difference.refuses { "differs" } else { "" };
+            let mark = match (difference.refuses, &difference.base, &difference.other) {
+                (true, ..) => "differs",
+                (false, Some(_), Some(_)) => "differs, and is only said",
+                _ => "",
+            };
             let (base, other) = (cell(&difference.base), cell(&difference.other));
             writeln!(out, "| {} | {base} | {other} | {mark} |", difference.what).ok();
         }

@@ -7,6 +7,7 @@
 //! Owner: the main thread; the faults are made by a thread of their own. Must not: signal a process it was not given or
 //! did not start; leave a server stopped, a limit set or a neighbour running.
 
+mod relay;
 mod server;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use crate::verify::producer::ProducerEnd;
 use crate::verify::timeline::Span;
 use crate::verify::{Check, CheckArgs};
 use crate::workload::{self, Client, ConsumeLoad, From};
+use relay::{Network, Relay};
 use server::Server;
 
 /// Size of the file that a disk's neighbour writes, bytes.
@@ -52,6 +54,10 @@ pub(crate) enum Kind {
     Churn,
     /// A neighbour writes and flushes on the server's disk. Needs `--data-dir`.
     Disk,
+    /// All connections break for `--cut-seconds`.
+    Cut,
+    /// Nothing arrives for `--cut-seconds`, and no connection breaks.
+    BlackHole,
     /// `--inject` is run, and `--heal` at the end.
     Command,
 }
@@ -64,6 +70,8 @@ impl Kind {
             Self::CatchUp => "catch-up",
             Self::Churn => "churn",
             Self::Disk => "disk",
+            Self::Cut => "cut",
+            Self::BlackHole => "black-hole",
             Self::Command => "command",
         }
     }
@@ -89,6 +97,9 @@ pub(crate) struct FaultCommand {
     /// Seconds a pause lasts, at most those of `--during`.
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
     pub(crate) pause_seconds: f64,
+    /// Seconds a cut or a black hole lasts, at most those of `--during`.
+    #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
+    pub(crate) cut_seconds: f64,
     /// Shell command that serves in the foreground; started here, killed and started again.
     #[arg(long, value_name = "COMMAND", conflicts_with = "server_pid")]
     pub(crate) server_command: Option<String>,
@@ -141,6 +152,8 @@ struct Stage {
     server: Option<Arc<Mutex<Server>>>,
     pid: Option<u32>,
     pause: Duration,
+    relay: Option<Arc<Relay>>,
+    cut: Duration,
     bootstrap: String,
     topic: String,
     partitions: Vec<Partition>,
@@ -181,6 +194,8 @@ impl Stage {
             Kind::CatchUp => self.catch_up(window),
             Kind::Churn => self.churn(window),
             Kind::Disk => self.disk(window),
+            Kind::Cut => self.network(Network::Cuts, "no connection"),
+            Kind::BlackHole => self.network(Network::Holds, "nothing arrived"),
             Kind::Command => self.command(window),
         }
     }
@@ -257,6 +272,14 @@ impl Stage {
         Ok(format!("a neighbour wrote and flushed 1 MiB {} times, p99 {}", own.count, short_ns(own.p99_ns)))
     }
 
+    fn network(&self, network: Network, what: &str) -> Result<String> {
+        let relay = self.relay.as_ref().ok_or_else(|| BenchError::Usage("there is no relay".into()))?;
+        relay.set(network);
+        std::thread::sleep(self.cut);
+        relay.set(Network::Passes);
+        Ok(format!("{what} for {} ms", self.cut.as_millis()))
+    }
+
     fn command(&self, window: Window) -> Result<String> {
         let (Some(inject), heal) = (&self.commands.0, &self.commands.1) else {
             return Err(BenchError::Usage("command needs --inject".into()));
@@ -266,7 +289,7 @@ impl Stage {
         if let Some(heal) = heal {
             shell(heal)?;
         }
-        Ok(inject.clone())
+        Ok(crate::manifest::publishable(inject))
     }
 }
 
@@ -360,8 +383,19 @@ pub(crate) fn command(command: &FaultCommand) -> Result<ExitCode> {
         }
         None => None,
     };
-    let check = Check::open(&args)?;
-    let result = run(command, &args, &check, server.clone());
+    let mut check = Check::open(&args)?;
+    if let Some(server) = &server {
+        check.server = server.lock().unwrap_or_else(PoisonError::into_inner).process();
+    }
+    let relayed = command.faults.iter().any(|kind| matches!(kind, Kind::Cut | Kind::BlackHole));
+    let relay = match relayed {
+        true => Relay::before(&mut check.partitions).map(|relay| Some(Arc::new(relay))),
+        false => Ok(None),
+    };
+    if let Ok(Some(relay)) = &relay {
+        crate::librdkafka::ffi::set_detours(relay.detours());
+    }
+    let result = relay.and_then(|relay| run(command, &args, &check, server.clone(), relay));
     check.close();
     result
 }
@@ -371,6 +405,7 @@ fn run(
     args: &CheckArgs,
     check: &Check<'_>,
     server: Option<Arc<Mutex<Server>>>,
+    relay: Option<Arc<Relay>>,
 ) -> Result<ExitCode> {
     let manifest = check.manifest();
     let Plan { spans, faults } = plan(command)?;
@@ -381,6 +416,8 @@ fn run(
         server,
         pid: args.server_pid,
         pause: seconds(command.pause_seconds.clamp(0.0, command.during))?,
+        relay: relay.clone(),
+        cut: seconds(command.cut_seconds.clamp(0.0, command.during))?,
         bootstrap: args.bootstrap.clone(),
         topic: check.topic.clone(),
         partitions: check.partitions.clone(),
@@ -393,6 +430,7 @@ fn run(
         made: Arc::clone(&made),
     };
     let checked = check.run(spans, move || stage.run())?;
+    drop(relay);
     let made = made.lock().unwrap_or_else(PoisonError::into_inner);
     let recoveries: Vec<Recovery> = made
         .iter()

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{BenchError, Result, io_err, protocol};
 use crate::kafka::Control;
+use crate::series::ServerPid;
 use crate::sys;
 
 /// Longest time a server may take from its start to its first answer, and from SIGTERM to its end.
@@ -28,6 +29,7 @@ pub(crate) struct Server {
     /// Where its output goes; nowhere without.
     log: Option<PathBuf>,
     child: Child,
+    process: ServerPid,
 }
 
 fn spawn(command: &str, log: Option<&Path>) -> Result<Child> {
@@ -59,7 +61,8 @@ impl Server {
         }
         let child = spawn(command, log.as_deref())?;
         let (command, bootstrap) = (command.to_owned(), bootstrap.to_owned());
-        let mut server = Self { command, bootstrap, log, child };
+        let process = ServerPid::from(Some(child.id()));
+        let mut server = Self { command, bootstrap, log, child, process };
         let again = server.wait_ready()?;
         if again > 0 {
             return Err(protocol(format!("the server ended {again} times while it started")));
@@ -80,7 +83,7 @@ impl Server {
             }
             if let Ok(Some(_)) = self.child.try_wait() {
                 std::thread::sleep(RESPAWN);
-                self.child = spawn(&self.command, self.log.as_deref())?;
+                self.respawn()?;
                 again += 1;
             }
         }
@@ -89,6 +92,11 @@ impl Server {
     /// The process id, which changes with every restart.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process, whichever it is after a restart.
+    pub(crate) fn process(&self) -> ServerPid {
+        self.process.clone()
     }
 
     /// Kills the server with SIGKILL.
@@ -100,8 +108,14 @@ impl Server {
     /// Starts it again and waits until it answers. Returns how many starts failed before: what a killed process had
     /// open, its port above all, may be gone only a moment after itself.
     pub(crate) fn restart(&mut self) -> Result<u32> {
-        self.child = spawn(&self.command, self.log.as_deref())?;
+        self.respawn()?;
         self.wait_ready()
+    }
+
+    fn respawn(&mut self) -> Result<()> {
+        self.child = spawn(&self.command, self.log.as_deref())?;
+        self.process.set(self.child.id());
+        Ok(())
     }
 }
 

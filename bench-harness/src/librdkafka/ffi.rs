@@ -6,7 +6,8 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::sync::OnceLock;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use crate::error::{BenchError, Result};
 
@@ -26,6 +27,8 @@ struct Message {
     private: *mut c_void,
 }
 
+type ConnectCallback =
+    unsafe extern "C" fn(c_int, *const libc::sockaddr, c_int, *const c_char, *mut c_void) -> c_int;
 type DeliveryCallback = unsafe extern "C" fn(Handle, *const Message, *mut c_void);
 
 const TYPE_PRODUCER: c_int = 0;
@@ -82,6 +85,7 @@ functions! {
     conf_destroy: fn(Handle);
     conf_set_opaque: fn(Handle, *mut c_void);
     conf_set_dr_msg_cb: fn(Handle, DeliveryCallback);
+    conf_set_connect_cb: fn(Handle, ConnectCallback);
     new: fn(c_int, Handle, *mut c_char, usize) -> Handle;
     destroy: fn(Handle);
     topic_new: fn(Handle, *const c_char, Handle) -> Handle;
@@ -178,6 +182,10 @@ fn client(kind: c_int, settings: &[(&str, String)], deliveries: *mut c_void) -> 
             (api.conf_set_dr_msg_cb)(conf, on_delivery);
         }
     }
+    if !detours().is_empty() {
+        // SAFETY: the configuration is ours; the function lives as long as the program.
+        unsafe { (api.conf_set_connect_cb)(conf, on_connect) };
+    }
     // SAFETY: on success the configuration belongs to the client; the buffer has the stated length.
     let handle = unsafe { (api.new)(kind, conf, why.as_mut_ptr(), why.len()) };
     if handle.is_null() {
@@ -186,6 +194,62 @@ fn client(kind: c_int, settings: &[(&str, String)], deliveries: *mut c_void) -> 
         return Err(BenchError::Usage(format!("librdkafka: {}", text(why.as_ptr()))));
     }
     Ok(handle)
+}
+
+/// Where clients made from now on connect instead of an address that a server advertises.
+static DETOURS: RwLock<Vec<(SocketAddr, SocketAddr)>> = RwLock::new(Vec::new());
+
+/// Takes the ways of a relay: (address of the server, address of the relay).
+pub(crate) fn set_detours(ways: Vec<(SocketAddr, SocketAddr)>) {
+    *DETOURS.write().unwrap_or_else(PoisonError::into_inner) = ways;
+}
+
+fn detours() -> Vec<(SocketAddr, SocketAddr)> {
+    DETOURS.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Connects a client's socket, by a detour when there is one for the address. Returns 0, also for a connection that is
+/// under way, or the error number, as the library wants it.
+///
+/// # Safety
+/// `address` is a socket address of `length` bytes, and `socket` an open, non-blocking socket of its family; the
+/// library calls it so.
+unsafe extern "C" fn on_connect(
+    socket: c_int,
+    address: *const libc::sockaddr,
+    length: c_int,
+    _name: *const c_char,
+    _opaque: *mut c_void,
+) -> c_int {
+    let mut address = address;
+    let mut length = length as libc::socklen_t;
+    let detour: libc::sockaddr_in;
+    // SAFETY: an address begins with its family.
+    if c_int::from(unsafe { (*address).sa_family }) == libc::AF_INET
+        && length as usize >= size_of::<libc::sockaddr_in>()
+    {
+        // SAFETY: an address of this family and length is a `sockaddr_in`; it is read without asking for alignment.
+        let own = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
+        let ip = Ipv4Addr::from(u32::from_be(own.sin_addr.s_addr));
+        let server = SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(own.sin_port)));
+        let way = detours().into_iter().find(|(known, _)| *known == server);
+        if let Some((_, SocketAddr::V4(relay))) = way {
+            let s_addr = u32::from(*relay.ip()).to_be();
+            detour = libc::sockaddr_in {
+                sin_port: relay.port().to_be(),
+                sin_addr: libc::in_addr { s_addr },
+                ..own
+            };
+            address = (&raw const detour).cast();
+            length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+        }
+    }
+    // SAFETY: the socket is open and the address has that length.
+    if unsafe { libc::connect(socket, address, length) } == 0 {
+        return 0;
+    }
+    let error = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+    if error == libc::EINPROGRESS { 0 } else { error }
 }
 
 /// What became of a record.

@@ -6,14 +6,16 @@
 //! per record; the library does that, and it is part of what is measured.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::ffi::{self, ANY_PARTITION, Delivery, QUEUE_FULL};
 use crate::batch::{STAMP_BYTES, STAMP_MARK, fill_random};
 use crate::consumer::Goal;
-use crate::error::{BenchError, Result, protocol};
+use crate::drain::DrainWatch;
+use crate::error::{Result, protocol};
 use crate::generator::{LoadEnd, Meter};
 use crate::kafka::{Control, Partition};
 use crate::limits::REPORT_QUEUE_MAX;
@@ -25,7 +27,7 @@ use crate::schedule::{Pace, Schedule};
 use crate::series::Intent;
 use crate::sys;
 use crate::workload::{
-    Client, ConsumeLoad, Handles, Outcome, ProduceLoad, gather, host_use, join, watch_host,
+    Client, ConsumeLoad, From, Handles, Outcome, ProduceLoad, elapsed, gather, host_use, join, watch_host,
 };
 
 /// Values and keys drawn beforehand by each producer.
@@ -58,6 +60,19 @@ fn producer_settings(
     ]
 }
 
+/// What the producers of a load share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Set by the first that fails or finds the byte budget used up.
+    stop: AtomicBool,
+    /// Whether it was the budget.
+    spent: AtomicBool,
+    /// Bytes of keys and values handed to the library.
+    bytes: AtomicU64,
+    /// Records acknowledged.
+    records: AtomicU64,
+}
+
 struct ProducerThread {
     client: ffi::Producer,
     values: Vec<Vec<u8>>,
@@ -66,6 +81,7 @@ struct ProducerThread {
     window: Window,
     drain: Duration,
     next: usize,
+    bytes_max: u64,
     end: LoadEnd,
 }
 
@@ -100,19 +116,23 @@ impl ProducerThread {
             }
         };
         let client = ffi::Producer::new(&producer_settings(bootstrap, workload, load), topic)?;
-        Ok(Self { client, values, keys, schedule, window, drain, next: 0, end: LoadEnd::default() })
+        let (bytes_max, end) = (load.bytes_max, LoadEnd::default());
+        Ok(Self { client, values, keys, schedule, window, drain, next: 0, bytes_max, end })
     }
 
-    fn run(mut self, mut recorder: Recorder, stop: &AtomicBool) -> Result<LoadEnd> {
+    fn run(mut self, mut recorder: Recorder, shared: &Shared) -> Result<LoadEnd> {
         let meter = Meter::start(&self.window);
         let mut result = Ok(());
-        while sys::now_ns() < self.window.end_ns && !stop.load(Ordering::Relaxed) {
+        let mut told = 0;
+        while sys::now_ns() < self.window.end_ns && !shared.stop.load(Ordering::Relaxed) {
             recorder.roll(sys::now_ns());
-            result = self.turn(&mut recorder);
+            result = self.turn(&mut recorder, shared);
             if result.is_err() {
-                stop.store(true, Ordering::Relaxed);
+                shared.stop.store(true, Ordering::Relaxed);
                 break;
             }
+            shared.records.fetch_add(self.end.records_total - told, Ordering::Relaxed);
+            told = self.end.records_total;
         }
         let deadline = self.window.end_ns + self.drain.as_nanos() as u64;
         while self.client.waiting() > 0 && sys::now_ns() < deadline && result.is_ok() {
@@ -120,15 +140,18 @@ impl ProducerThread {
             self.take(10, &mut recorder);
         }
         self.end.unanswered = self.client.waiting() as u64;
-        self.end.unsent =
-            self.schedule.as_ref().map_or(0, |schedule| schedule.unsent_before(self.window.end_ns));
+        if !shared.stop.load(Ordering::Relaxed) {
+            self.end.unsent =
+                self.schedule.as_ref().map_or(0, |schedule| schedule.unsent_before(self.window.end_ns));
+        }
+        shared.records.fetch_add(self.end.records_total - told, Ordering::Relaxed);
         recorder.finish();
         meter.stop(&mut self.end);
         result.map(|()| self.end)
     }
 
     /// Sends what is due, takes delivery reports, and naps when nothing is due.
-    fn turn(&mut self, recorder: &mut Recorder) -> Result<()> {
+    fn turn(&mut self, recorder: &mut Recorder, shared: &Shared) -> Result<()> {
         for _ in 0..64 {
             let now = sys::now_ns();
             let due = self.schedule.as_ref().map_or(now, Schedule::due_ns);
@@ -147,6 +170,12 @@ impl ProducerThread {
             match self.client.produce(ANY_PARTITION, key, value) {
                 Ok(()) => {
                     self.next += 1;
+                    let bytes = (key.len() + value.len()) as u64;
+                    if shared.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= self.bytes_max {
+                        shared.spent.store(true, Ordering::Relaxed);
+                        shared.stop.store(true, Ordering::Relaxed);
+                        return Ok(());
+                    }
                     if let Some(schedule) = &mut self.schedule {
                         schedule.advance();
                         recorder.sample(Kind::Lag, due, now - due);
@@ -193,6 +222,8 @@ impl ProducerThread {
 struct ConsumerThread {
     client: ffi::Consumer,
     counted: bool,
+    /// Records that lie before it.
+    backlog: u64,
     window: Window,
     drain: Duration,
 }
@@ -236,7 +267,7 @@ impl ConsumerThread {
     }
 }
 
-/// The consumers of all topics and groups, at the ends of the logs.
+/// The consumers of all topics and groups, at the ends of the logs or at their starts.
 fn consumers(
     bootstrap: &str,
     topics: &[(String, Vec<Partition>)],
@@ -254,20 +285,21 @@ fn consumers(
     let mut all = Vec::new();
     for (topic, partitions) in topics {
         let ends = Control::list_offsets(topic, partitions, -1)?;
+        let starts = match load.from {
+            From::Earliest => Control::list_offsets(topic, partitions, -2)?,
+            From::Latest | From::Tail(_) => ends.clone(),
+        };
         let part = (partitions.len() as f64 * load.fan_out_part).round() as usize;
         let groups =
             (0..load.fan_out).map(|_| (partitions.len(), true)).chain((part > 0).then_some((part, false)));
         for (width, counted) in groups {
             for rank in 0..load.connections.min(width) {
-                let mine: Vec<(i32, i64)> = partitions[..width]
-                    .iter()
-                    .zip(&ends)
-                    .skip(rank)
-                    .step_by(load.connections)
-                    .map(|(partition, end)| (partition.index, *end))
-                    .collect();
+                let places = || (rank..width).step_by(load.connections);
+                let mine: Vec<(i32, i64)> =
+                    places().map(|place| (partitions[place].index, starts[place])).collect();
+                let backlog = places().map(|place| (ends[place] - starts[place]).max(0).unsigned_abs()).sum();
                 let client = ffi::Consumer::new(&settings, topic, &mine)?;
-                all.push(ConsumerThread { client, counted, window, drain });
+                all.push(ConsumerThread { client, counted, backlog, window, drain });
             }
         }
     }
@@ -286,9 +318,6 @@ pub(crate) fn play(
     consume: Option<&ConsumeLoad>,
     client: &Client,
 ) -> Result<Outcome> {
-    if load.bytes_max != u64::MAX {
-        return Err(BenchError::Usage("a backlog is for the lean client".into()));
-    }
     // Connecting takes the library a while: the load begins when all clients had time for it.
     let head = Duration::from_millis(500);
     let mut window = Window::soon(client.warmup + head, client.duration);
@@ -305,13 +334,20 @@ pub(crate) fn play(
         None => Vec::new(),
     };
     let (sender, receiver) = sync_channel(REPORT_QUEUE_MAX);
-    let (stop, goal) = (Arc::new(AtomicBool::new(false)), Arc::new(Goal::default()));
+    let shared = Arc::new(Shared::default());
+    let lies = |counted: bool| {
+        let mine = readers.iter().filter(|reader| reader.counted || !counted);
+        mine.map(|reader| reader.backlog).sum::<u64>()
+    };
+    let (counted, all) = (lies(true), lies(false));
+    let goal = Arc::new(Goal { backlog: counted, ..Goal::default() });
+    let stop = Arc::new(AtomicBool::new(false));
     let threads = producers.len() + readers.len();
     let mut makers = Handles::new();
     for (thread, producer) in producers.into_iter().enumerate() {
         let recorder = Recorder::new(thread, window, sender.clone());
-        let stop = Arc::clone(&stop);
-        makers.push(std::thread::spawn(move || producer.run(recorder, &stop)));
+        let shared = Arc::clone(&shared);
+        makers.push(std::thread::spawn(move || producer.run(recorder, &shared)));
     }
     let mut takers = Handles::new();
     for reader in readers {
@@ -321,35 +357,53 @@ pub(crate) fn play(
     }
     drop(sender);
     let host = watch_host(client, window);
-    let watcher = {
-        let (goal, stop, copies) =
-            (Arc::clone(&goal), Arc::clone(&stop), consume.map_or(0, |load| load.fan_out));
-        std::thread::spawn(move || {
-            let ends = join(makers);
-            match &ends {
-                Ok(ends) => {
-                    let records: u64 = ends.iter().map(|end| end.records_total).sum();
-                    goal.records.store(records * copies as u64, Ordering::Relaxed);
-                    goal.complete.store(true, Ordering::Release);
-                }
-                Err(_) => stop.store(true, Ordering::Relaxed),
-            }
-            ends
-        })
+    let whole = consume.map_or(0, |load| load.fan_out as u64);
+    let drain = {
+        let shared = Arc::clone(&shared);
+        let done = move || shared.records.load(Ordering::Relaxed);
+        DrainWatch::start(&goal, whole, window.load_start_ns, 0, done)
     };
+    let watcher = tell_when_complete(makers, Arc::clone(&goal), Arc::clone(&stop), whole);
     let copies = consume.map_or(0.0, ConsumeLoad::copies);
-    let intent = Intent { pace: Some(load.pace), curve: load.curve.clone(), copies, ..Intent::default() };
+    let (pace, curve) = (Some(load.pace), load.curve.clone());
+    let intent = Intent { pace, curve, copies, backlog: all, ..Intent::default() };
     let totals = gather(threads, &receiver, client, window, &intent);
-    let mut ends = watcher.join().map_err(|_| protocol("the watcher panicked"))??;
-    ends.extend(join(takers)?);
+    let made = watcher.join().map_err(|_| protocol("the watcher panicked"));
+    let read = join(takers);
+    let drained = drain.and_then(DrainWatch::finish);
+    let mut ends = made??;
+    ends.extend(read?);
     let missing = goal.records.load(Ordering::Relaxed).saturating_sub(goal.received.load(Ordering::Relaxed));
+    let ended_early = shared.spent.load(Ordering::Relaxed);
     Ok(Outcome {
         totals: totals?,
-        elapsed_ns: window.end_ns - window.start_ns,
+        elapsed_ns: elapsed(window, &ends, ended_early),
         ends,
-        host: host_use(host, false),
-        ended_early: false,
+        host: host_use(host, ended_early),
+        ended_early,
         undelivered: consume.map(|_| missing),
+        drained,
         request_shape: None,
+    })
+}
+
+/// Tells the consumers how much there is to come once the producers are through.
+fn tell_when_complete(
+    makers: Handles,
+    goal: Arc<Goal>,
+    stop: Arc<AtomicBool>,
+    copies: u64,
+) -> JoinHandle<Result<Vec<LoadEnd>>> {
+    std::thread::spawn(move || {
+        let ends = join(makers);
+        match &ends {
+            Ok(ends) => {
+                let records: u64 = ends.iter().map(|end| end.records_total).sum();
+                goal.records.store(goal.backlog + records * copies, Ordering::Relaxed);
+                goal.complete.store(true, Ordering::Release);
+            }
+            Err(_) => stop.store(true, Ordering::Relaxed),
+        }
+        ends
     })
 }

@@ -2,11 +2,12 @@
 //!
 //! Code map: `yaml` (files, those of the OpenMessaging Benchmark among them) and `presets` (published figures) make a
 //! `Workload`; `dist` draws its sizes and keys, `pool` encodes its batches beforehand; `stage` holds its topics and
-//! plays one phase; `run` and `sweep` are the commands.
+//! plays one phase, `limits` measures what the machine allows beside it; `run` and `sweep` are the commands.
 //!
 //! Owner: the main thread. Must not: hide what of a file was not applied.
 
 pub(crate) mod dist;
+mod limits;
 pub(crate) mod pool;
 pub(crate) mod presets;
 pub(crate) mod run;
@@ -21,7 +22,7 @@ use serde::Serialize;
 use crate::batch::Codec;
 use crate::curve::{Curve, linkedin_day};
 use crate::error::{BenchError, Result};
-use crate::limits::{CONNECTIONS_MAX, PARTITIONS_MAX, TOPICS_MAX};
+use crate::limits::{CONNECTIONS_MAX, PARTITIONS_MAX, PRESET_DISK_BYTES_MAX, TOPICS_MAX};
 use dist::{Keys, Sizes};
 
 /// How fast records come, all producers together.
@@ -119,7 +120,7 @@ pub(crate) struct Workload {
     pub(crate) course_s: f64,
     /// Whether the course is followed.
     pub(crate) follow_course: bool,
-    /// Bytes written before anybody reads; 0 for none.
+    /// Bytes written before anybody reads, and read while the load goes on; 0 for none.
     pub(crate) backlog_bytes: u64,
     /// Topic configuration.
     pub(crate) topic_configs: Vec<(String, String)>,
@@ -201,6 +202,14 @@ impl Workload {
     pub(crate) fn record_bytes(&self) -> f64 {
         let key = if self.keys == Keys::None { 0.0 } else { 16.0 };
         self.sizes.mean() + key + 10.0
+    }
+
+    /// What retention must leave of a workload with a backlog, in bytes: the backlog, and what comes while it is worked
+    /// off, at most `PRESET_DISK_BYTES_MAX` more.
+    pub(crate) fn backlog_retention(&self, rate: Option<f64>) -> Option<u64> {
+        let comes = rate.unwrap_or(f64::MAX) * self.duration_s * self.record_bytes();
+        let more = comes.min(PRESET_DISK_BYTES_MAX as f64) as u64;
+        (self.backlog_bytes > 0).then(|| self.backlog_bytes + self.backlog_bytes / 4 + more)
     }
 
     /// Records of a batch at a rate (records per second of the whole load); `None` for a closed loop.

@@ -1,8 +1,9 @@
 //! `run`: plays a preset or a workload file, once or in rounds, and writes run folders.
 //!
-//! Owner: the main thread. A run is: topics, the search for a rate when none is given, the backlog when the workload
-//! has one, the load. Invariants: what the file or preset asks for and a flag overrules is what the summary shows.
-//! Must not: scale anything in silence.
+//! Owner: the main thread. A run is: topics, the search for a rate when none is given, the limits of the machine when
+//! the server's disk is here, the backlog when the workload has one, the load. Invariants: what the file or preset asks
+//! for and a flag overrules is what the summary shows; all rounds of a run have one rate. Must not: scale anything in
+//! silence.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::stage::{ClientKind, Stage, Step};
+use super::limits::Limits;
+use super::stage::{ClientKind, Reading, Stage, Step};
 use super::{Rate, Workload, presets, yaml};
 use crate::cli::{CpuList, cpu_list, key_value, seconds};
 use crate::commands::log_path;
@@ -20,7 +22,8 @@ use crate::error::{BenchError, Result, io_err};
 use crate::kafka::describe;
 use crate::manifest::Manifest;
 use crate::report::{Phase, table, write_json};
-use crate::search::{self, Step as Trial};
+use crate::roofline::{self, Roofline};
+use crate::search::{self, Length, Step as Trial};
 use crate::workload::Client;
 
 /// Steps at most in which a stage settles.
@@ -56,6 +59,9 @@ pub(crate) struct LoadArgs {
     /// Seconds of each step of a search.
     #[arg(long, default_value_t = 1.5)]
     pub(crate) step_seconds: f64,
+    /// Seconds of each run that confirms what a search found.
+    #[arg(long, default_value_t = 6.0)]
+    pub(crate) confirm_seconds: f64,
     /// Partitions of each topic; default: the workload's.
     #[arg(long)]
     pub(crate) partitions: Option<usize>,
@@ -74,9 +80,13 @@ pub(crate) struct LoadArgs {
     /// Process id of the server, to note its processor time.
     #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,
-    /// The server's data folder, for the manifest.
+    /// The server's data folder on this host: its file system goes to the manifest, and what the machine allows is
+    /// measured there before the load.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Do not measure what the machine allows.
+    #[arg(long)]
+    pub(crate) no_roofline: bool,
     /// Measured seconds; default: the workload's.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) duration: Option<f64>,
@@ -192,11 +202,32 @@ impl LoadArgs {
         })
     }
 
+    /// The client of the runs that confirm a search's rate.
+    fn confirmer(&self, client: &Client) -> Result<Client> {
+        Ok(Client { duration: seconds(self.confirm_seconds)?, ..self.searcher(client)? })
+    }
+
+    /// What the machine allows for a stage's load; `None` when the server's disk is not known or nobody wants it.
+    ///
+    /// # Errors
+    /// When a probe fails.
+    pub(crate) fn limits(
+        &self,
+        stage: &Stage<'_>,
+        rate: Option<f64>,
+        client: &Client,
+    ) -> Result<Option<Limits>> {
+        let Some(dir) = self.data_dir.as_deref().filter(|_| !self.no_roofline) else { return Ok(None) };
+        eprintln!("measuring what this machine allows ...");
+        Limits::measure(dir, &stage.shape(rate), client).map(Some)
+    }
+
     /// Takes the manifest with what the endpoint says of itself.
     pub(crate) fn manifest(&self, client: &Client, topic: &str) -> Manifest {
         let endpoints = BTreeMap::from([("endpoint".to_owned(), self.bootstrap.clone())]);
         let congestion = client.congestion.as_deref();
         Manifest::take(congestion, &client.cpus, &[], self.data_dir.as_deref(), endpoints)
+            .with_server("endpoint", self.server_pid)
             .with_facts(describe(&self.bootstrap, topic))
     }
 
@@ -208,7 +239,8 @@ impl LoadArgs {
     pub(crate) fn settle(&self, stage: &mut Stage<'_>, rate: u64, client: &Client) -> Result<()> {
         for _ in 0..SETTLE_STEPS_MAX {
             let name = "settle".to_owned();
-            let step = Step { name, rate: Some(rate as f64), curve: None, read: true, bytes_max: u64::MAX };
+            let (rate_now, read) = (Some(rate as f64), Reading::Follow);
+            let step = Step { name, rate: rate_now, curve: None, read, bytes_max: u64::MAX };
             let phase = stage.play(&step, client)?;
             if search::judge(rate, (self.slo_ms * 1e6) as u64, &phase).held {
                 break;
@@ -224,15 +256,14 @@ impl LoadArgs {
         workload: &Workload,
         client: &Client,
     ) -> Result<(u64, Vec<Trial>)> {
-        let short = self.searcher(client)?;
+        let (short, long) = (self.searcher(client)?, self.confirmer(client)?);
         // A step has to hold dozens of requests of each connection, or its rate is a matter of rounding.
-        let first = workload.rate_first.unwrap_or(10_000.0) as u64;
-        let first = first.max(stage.grain(Some(first as f64)) * 40);
+        let first = search_begins(stage, workload);
         self.settle(stage, first, &short)?;
-        let (knee, steps) = search::knee(first, (self.slo_ms * 1e6) as u64, |rate| {
-            let name = "search".to_owned();
-            let rate = Some(rate as f64);
-            stage.play(&Step { name, rate, curve: None, read: true, bytes_max: u64::MAX }, &short)
+        let (knee, steps) = search::knee(first, (self.slo_ms * 1e6) as u64, |rate, length| {
+            let (name, read) = ("search".to_owned(), Reading::Follow);
+            let step = Step { name, rate: Some(rate as f64), curve: None, read, bytes_max: u64::MAX };
+            stage.play(&step, if length == Length::Step { &short } else { &long })
         })?;
         if knee == 0 {
             let slo = self.slo_ms;
@@ -241,6 +272,12 @@ impl LoadArgs {
         eprintln!("knee: {knee} records/s");
         Ok((knee, steps))
     }
+}
+
+/// The first rate of a search.
+fn search_begins(stage: &Stage<'_>, workload: &Workload) -> u64 {
+    let first = workload.rate_first.unwrap_or(10_000.0) as u64;
+    first.max(stage.grain(Some(first as f64)) * 40)
 }
 
 /// What summary.json holds.
@@ -256,6 +293,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) knee_records_per_s: Option<u64>,
     /// How it was looked for.
     pub(crate) search: &'a [Trial],
+    /// What the machine allows, when that was measured.
+    pub(crate) roofline: Option<&'a Roofline>,
     /// What was measured.
     pub(crate) phases: &'a [Phase],
 }
@@ -286,8 +325,16 @@ pub(crate) fn heading(workload: &Workload, scale: f64) -> String {
     text
 }
 
+/// What a search found, for the rounds that follow.
+#[derive(Debug, Clone)]
+struct Found {
+    knee: u64,
+    trials: Vec<Trial>,
+}
+
 impl RunCommand {
-    fn round(&self, workload: &Workload, out: Option<&Path>) -> Result<()> {
+    /// One round; a rate that an earlier one found is not looked for again, or the rounds would differ.
+    fn round(&self, workload: &Workload, found: &mut Option<Found>, out: Option<&Path>) -> Result<()> {
         let args = &self.load;
         let client = args.client(workload)?;
         let asked = match workload.rate {
@@ -295,8 +342,25 @@ impl RunCommand {
             Rate::Max => None,
             Rate::Search => workload.rate_first.or(Some(10_000.0)),
         };
-        let mut stage = Stage::open(&args.bootstrap, workload, args.client, args.topic.as_deref(), asked)?;
-        let result = self.play(&mut stage, workload, &client, out);
+        let open = |rate| Stage::open(&args.bootstrap, workload, args.client, args.topic.as_deref(), rate);
+        let mut stage = open(asked)?;
+        if workload.rate == Rate::Search && found.is_none() {
+            let searched = args.search(&mut stage, workload, &client);
+            if searched.is_err() || workload.backlog_bytes > 0 {
+                // What the search wrote is no part of a backlog.
+                stage.close(args.keep_topic);
+                let (knee, trials) = searched?;
+                *found = Some(Found { knee, trials });
+                stage = open(asked)?;
+            } else {
+                let (knee, trials) = searched?;
+                *found = Some(Found { knee, trials });
+            }
+        } else if found.is_some() && workload.backlog_bytes == 0 {
+            let first = search_begins(&stage, workload);
+            args.settle(&mut stage, first, &args.searcher(&client)?)?;
+        }
+        let result = self.play(&mut stage, workload, found.as_ref(), &client, out);
         stage.close(args.keep_topic);
         result
     }
@@ -305,43 +369,49 @@ impl RunCommand {
         &self,
         stage: &mut Stage<'_>,
         workload: &Workload,
+        found: Option<&Found>,
         client: &Client,
         out: Option<&Path>,
     ) -> Result<()> {
         let args = &self.load;
         let manifest = args.manifest(client, stage.topic());
-        let (mut knee, mut trials) = (None, Vec::new());
         let mut rate = match workload.rate {
             Rate::PerS(rate) => Some(rate),
             Rate::Max => None,
-            Rate::Search => {
-                let (found, steps) = args.search(stage, workload, client)?;
-                trials = steps;
-                knee = Some(found);
-                Some((found as f64 * args.knee_share).max(1.0))
-            }
+            Rate::Search => found.map(|found| (found.knee as f64 * args.knee_share).max(1.0)),
         };
+        let limits = args.limits(stage, rate, client)?;
         let curve = workload.curve(rate.unwrap_or(0.0), self.speed)?;
         if let Some(curve) = &curve {
             rate = Some(curve.mean_per_s(workload.duration_s));
         }
         let mut phases = Vec::new();
-        if workload.backlog_bytes > 0 && workload.has_readers() {
-            backlog(stage, workload, rate, client, out, &mut phases)?;
+        let has_backlog = workload.backlog_bytes > 0 && workload.has_readers();
+        let (mut read, mut warmup) = (Reading::Follow, client.warmup);
+        if has_backlog {
+            phases.push(build_backlog(stage, workload, rate, client, out)?);
+            (read, warmup) = (Reading::Backlog, Duration::ZERO);
         }
         let name = "load".to_owned();
-        let logged = Client { log: log_path(out, &name)?, ..client.clone() };
-        let step = Step { name, rate, curve, read: true, bytes_max: u64::MAX };
+        let logged = Client { log: log_path(out, &name)?, warmup, ..client.clone() };
+        let step = Step { name, rate, curve, read, bytes_max: u64::MAX };
         phases.push(stage.play(&step, &logged)?);
-        let text = format!("{}\n{}", heading(workload, args.scale), table(&phases));
+        if let Some(limits) = &limits {
+            limits.attach(&mut phases);
+        }
+        let mut text = format!("{}\n{}", heading(workload, args.scale), table(&phases));
+        if let Some(limits) = &limits {
+            text += &format!("\n{}", roofline::table(limits.roofline()));
+        }
         println!("{text}");
         if let Some(out) = out {
             let summary = Summary {
                 workload,
                 client: args.client,
                 scale: args.scale,
-                knee_records_per_s: knee,
-                search: &trials,
+                knee_records_per_s: found.map(|found| found.knee),
+                search: found.map_or(&[], |found| &found.trials),
+                roofline: limits.as_ref().map(Limits::roofline),
                 phases: &phases,
             };
             save(out, &summary, &manifest, &text)?;
@@ -350,28 +420,22 @@ impl RunCommand {
     }
 }
 
-/// Writes the backlog while nobody reads, then lets everybody read it.
-fn backlog(
+/// Writes the backlog while nobody reads: at the workload's rate, as the OpenMessaging Benchmark does.
+fn build_backlog(
     stage: &mut Stage<'_>,
     workload: &Workload,
     rate: Option<f64>,
     client: &Client,
     out: Option<&Path>,
-    phases: &mut Vec<Phase>,
-) -> Result<()> {
-    let bytes = workload.backlog_bytes;
+) -> Result<Phase> {
+    let bytes_max = workload.backlog_bytes;
     // At most twice the time the rate needs; a closed loop gets an hour.
-    let needed_s = rate.map_or(1_800.0, |rate| bytes as f64 / workload.record_bytes() / rate);
-    let patient = |name: &str| -> Result<Client> {
-        let log = log_path(out, name)?;
-        let duration = seconds((needed_s * 2.0).max(10.0))?;
-        Ok(Client { warmup: Duration::ZERO, duration, log, ..client.clone() })
-    };
+    let needed_s = rate.map_or(1_800.0, |rate| bytes_max as f64 / workload.record_bytes() / rate);
     let name = "backlog-build".to_owned();
-    let step = Step { name, rate, curve: None, read: false, bytes_max: bytes };
-    phases.push(stage.play(&step, &patient("backlog-build")?)?);
-    phases.push(stage.drain("backlog-drain", &patient("backlog-drain")?)?);
-    Ok(())
+    let log = log_path(out, &name)?;
+    let duration = seconds((needed_s * 2.0).max(10.0))?;
+    let patient = Client { warmup: Duration::ZERO, duration, log, ..client.clone() };
+    stage.play(&Step { name, rate, curve: None, read: Reading::Nobody, bytes_max }, &patient)
 }
 
 /// `run`
@@ -394,13 +458,14 @@ pub(crate) fn command(command: &RunCommand) -> Result<()> {
         return Err(BenchError::Usage("a closed loop has no course: give a rate".into()));
     }
     let out = command.load.out.as_deref();
+    let mut found = None;
     if command.rounds <= 1 {
-        return command.round(&workload, out);
+        return command.round(&workload, &mut found, out);
     }
     for round in 1..=command.rounds {
         eprintln!("round {round} of {}", command.rounds);
         let folder = out.map(|out| out.join(format!("round-{round}")));
-        command.round(&workload, folder.as_deref())?;
+        command.round(&workload, &mut found, folder.as_deref())?;
     }
     Ok(())
 }

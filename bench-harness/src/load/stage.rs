@@ -27,6 +27,9 @@ use crate::workload::{self, Client, ConsumeLoad, Fill, From, Outcome, ProduceLoa
 /// Largest response that a consumer asks for, in bytes.
 const FETCH_BYTES_MAX: usize = 16 << 20;
 
+/// What the names of shares of a published figure begin with: such a figure is no limit of this machine.
+pub(crate) const PUBLISHED: &str = "published ";
+
 /// Which client plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -35,6 +38,17 @@ pub(crate) enum ClientKind {
     Lean,
     /// The library that many applications use, record by record, as they do.
     Librdkafka,
+}
+
+/// What the consumers of a phase do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Nothing.
+    Nobody,
+    /// They follow what is written from now on.
+    Follow,
+    /// They work off what lies there while more comes.
+    Backlog,
 }
 
 /// What a phase is to do.
@@ -46,8 +60,8 @@ pub(crate) struct Step {
     pub(crate) rate: Option<f64>,
     /// Profile; `rate` is then its mean.
     pub(crate) curve: Option<Arc<Curve>>,
-    /// Whether consumers follow, when the workload has some.
-    pub(crate) read: bool,
+    /// What consumers do, when the workload has some.
+    pub(crate) read: Reading,
     /// Batch bytes after which it ends.
     pub(crate) bytes_max: u64,
 }
@@ -88,8 +102,10 @@ impl<'a> Stage<'a> {
         };
         let mut configs = workload.topic_configs.clone();
         let all = workload.partitions * workload.topics;
-        if workload.backlog_bytes > 0 {
-            let each = workload.backlog_bytes as f64 * 1.25 / all as f64;
+        if let Some(bytes) = workload.backlog_retention(rate) {
+            // The partition with the hottest keys has to keep its part too.
+            let share = pool.hottest_share().unwrap_or(0.0) / workload.topics as f64;
+            let each = bytes as f64 * share.max(1.0 / all as f64);
             configs.push(("retention.bytes".into(), (each as u64).to_string()));
         }
         let mut stage =
@@ -143,6 +159,13 @@ impl<'a> Stage<'a> {
         u64::from(self.workload.batch_records(rate)) * connections as u64
     }
 
+    /// The shape of what is sent at a rate, for what is to be compared with it.
+    pub(crate) fn shape(&self, rate: Option<f64>) -> ProduceLoad {
+        let (name, read) = ("shape".to_owned(), Reading::Nobody);
+        let load = self.load(&Step { name, rate, curve: None, read, bytes_max: u64::MAX });
+        ProduceLoad { connections: self.workload.producers * self.workload.topics, ..load }
+    }
+
     fn load(&self, step: &Step) -> ProduceLoad {
         ProduceLoad {
             connections: self.workload.producers,
@@ -177,8 +200,9 @@ impl<'a> Stage<'a> {
     /// When the endpoint fails a request or closes a connection under load.
     pub(crate) fn play(&mut self, step: &Step, client: &Client) -> Result<Phase> {
         let load = self.load(step);
-        let reads = step.read && self.workload.has_readers();
-        let consume = self.readers(From::Latest, AtEnd::Follow);
+        let reads = step.read != Reading::Nobody && self.workload.has_readers();
+        let from = if step.read == Reading::Backlog { From::Earliest } else { From::Latest };
+        let consume = self.readers(from, AtEnd::Follow);
         let outcome = match self.kind {
             ClientKind::Lean => self.play_lean(&load, reads.then_some(&consume), client)?,
             ClientKind::Librdkafka => crate::librdkafka::load::play(
@@ -230,22 +254,6 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Reads everything that lies in the topics, once for each group.
-    ///
-    /// # Errors
-    /// As for `play`.
-    pub(crate) fn drain(&self, name: &str, client: &Client) -> Result<Phase> {
-        let consume = self.readers(From::Earliest, AtEnd::Stop);
-        let mut fetches = Vec::new();
-        for (topic, partitions) in &self.topics {
-            fetches.extend(workload::plan_fetches(topic, partitions, &consume)?);
-        }
-        let outcome = workload::consume(fetches, &consume, client)?;
-        let mut parameters = consume_parameters(&consume);
-        self.describe(&mut parameters);
-        Ok(phase(name, self.bootstrap, parameters, &outcome, None))
-    }
-
     fn describe(&self, parameters: &mut BTreeMap<String, String>) {
         let workload = self.workload;
         let mut add = |key: &str, value: String| parameters.insert(key.to_owned(), value);
@@ -277,7 +285,7 @@ impl<'a> Stage<'a> {
         for (side, rates) in [("in", &phase.produced), ("out", &phase.consumed)] {
             if let Some(rates) = rates {
                 let percent = 100.0 * rates.records_per_s / published.records_per_s;
-                phase.percent_of.insert(format!("{side} {}", self.workload.name), percent);
+                phase.percent_of.insert(format!("{side} {PUBLISHED}{}", self.workload.name), percent);
             }
         }
     }

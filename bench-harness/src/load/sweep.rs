@@ -8,8 +8,9 @@ use std::fmt::Write;
 
 use clap::Args;
 
+use super::limits::Limits;
 use super::run::{LoadArgs, Summary, heading, save};
-use super::stage::{Stage, Step};
+use super::stage::{Reading, Stage, Step};
 use super::{Rate, Workload};
 use crate::commands::log_path;
 use crate::error::{BenchError, Result};
@@ -80,18 +81,24 @@ fn play(command: &CurveCommand, stage: &mut Stage<'_>, workload: &Workload, clie
         let highest = command.rates.iter().copied().fold(1.0, f64::max);
         command.rates.iter().map(|rate| (rate / highest, *rate)).collect()
     };
+    let highest = steps.iter().map(|(_, rate)| *rate).fold(1.0, f64::max);
+    let limits = args.limits(stage, Some(highest), client)?;
     let slo_ns = (args.slo_ms * 1e6) as u64;
     let mut measured = Vec::new();
     for (share, rate) in steps {
         let name = format!("load-{:03.0}", share * 100.0);
         let logged = Client { log: log_path(args.out.as_deref(), &name)?, ..client.clone() };
         let rate = rate.max(1.0);
-        let step = Step { name, rate: Some(rate), curve: None, read: true, bytes_max: u64::MAX };
+        let (rate_now, read) = (Some(rate), Reading::Follow);
+        let step = Step { name, rate: rate_now, curve: None, read, bytes_max: u64::MAX };
         eprintln!("{}: {rate:.0} records/s", step.name);
         measured.push((rate, stage.play(&step, &logged)?));
     }
     let curve = lines(&measured, slo_ns);
-    let phases: Vec<Phase> = measured.into_iter().map(|(_, phase)| phase).collect();
+    let mut phases: Vec<Phase> = measured.into_iter().map(|(_, phase)| phase).collect();
+    if let Some(limits) = &limits {
+        limits.attach(&mut phases);
+    }
     println!("{}\n{curve}", heading(workload, args.scale));
     if let Some(out) = &args.out {
         let text = format!("{}\n{curve}\n{}", heading(workload, args.scale), table(&phases));
@@ -101,6 +108,7 @@ fn play(command: &CurveCommand, stage: &mut Stage<'_>, workload: &Workload, clie
             scale: args.scale,
             knee_records_per_s: knee,
             search: &trials,
+            roofline: limits.as_ref().map(Limits::roofline),
             phases: &phases,
         };
         save(out, &summary, &manifest, &text)?;

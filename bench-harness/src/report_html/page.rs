@@ -127,7 +127,7 @@ fn verdict(comparison: &Comparison, runs: &[Run]) -> String {
     if !comparison.differences.is_empty() {
         let refused = comparison.refused();
         let open = if refused { " open" } else { "" };
-        let what = if refused { "What differs and matters" } else { "What only one side says" };
+        let what = if refused { "What differs and matters" } else { "What is said and refuses nothing" };
         write!(
             out,
             "<details{open}><summary>{what}</summary><div class=\"scroll\"><table><thead><tr><th></th><th>{}</th>\

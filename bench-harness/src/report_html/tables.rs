@@ -8,6 +8,7 @@ use std::fmt::Write;
 use super::phase::rate_text;
 use crate::chart::escape;
 use crate::report::short_ns;
+use crate::roofline::CEILING;
 use crate::runs::{Phase, Run, leaves, primary_tags, tag_title};
 
 /// A line for each workload and run: the figures that are asked for first.
@@ -111,7 +112,8 @@ pub(super) fn limits(runs: &[Run]) -> String {
                 rows.push(("CRC32C, one core".into(), format!("{value:.2} GB/s")));
             }
         }
-        rows.extend(sinks(&run.rounds[0].roofline));
+        rows.extend(sinks(&run.rounds[0].roofline, "sinks", "sink"));
+        rows.extend(sinks(&run.rounds[0].roofline, "ceilings", CEILING));
         let lines: String = rows
             .iter()
             .map(|(name, text)| format!("<tr><th>{}</th><td>{}</td></tr>", escape(name), escape(text)))
@@ -126,14 +128,14 @@ pub(super) fn limits(runs: &[Run]) -> String {
     }
 }
 
-fn sinks(roofline: &serde_json::Value) -> Vec<(String, String)> {
-    let list = roofline.get("sinks").and_then(|sinks| sinks.as_array()).cloned().unwrap_or_default();
+fn sinks(roofline: &serde_json::Value, key: &str, what: &str) -> Vec<(String, String)> {
+    let list = roofline.get(key).and_then(|sinks| sinks.as_array()).cloned().unwrap_or_default();
     list.iter()
         .filter_map(|sink| {
             let number = |name: &str| sink.get(name)?.as_f64();
             let sync = if sink.get("sync")?.as_bool()? { " with fdatasync" } else { "" };
             let name = format!(
-                "sink{sync}, {} connections × {} × {} bytes",
+                "{what}{sync}, {} connections × {} × {} bytes",
                 number("connections")?,
                 number("in_flight")?,
                 number("request_bytes")?

@@ -25,7 +25,7 @@ pub(crate) struct Run {
     pub(crate) name: String,
     /// Where it was read from.
     pub(crate) source: String,
-    /// `manifest.json`, or null.
+    /// `manifest.json`, that of the first round that has one, or null.
     pub(crate) manifest: Value,
     /// In the order in which they ran.
     pub(crate) rounds: Vec<Round>,
@@ -38,6 +38,8 @@ pub(crate) struct Round {
     pub(crate) phases: Vec<Phase>,
     /// The roofline measured beside them, or null.
     pub(crate) roofline: Value,
+    /// The round's own `manifest.json`, or null when one stands for all rounds.
+    pub(crate) manifest: Value,
 }
 
 /// One workload of one round.
@@ -151,7 +153,8 @@ fn binding(percent_of: &BTreeMap<String, f64>, flushed: Option<bool>) -> Option<
             (Some((_, other)), None) => *other < share,
         }
     };
-    let kept = percent_of.iter().filter(|(name, share)| !aside(name, **share));
+    let limits = percent_of.iter().filter(|(name, _)| !name.contains(crate::load::stage::PUBLISHED));
+    let kept = limits.filter(|(name, share)| !aside(name, **share));
     kept.max_by(|a, b| a.1.total_cmp(b.1)).map(|(name, _)| name.clone())
 }
 
@@ -232,6 +235,9 @@ mod tests {
         assert_eq!(binding(&shares(12.0, 23.0), None).unwrap(), "in sink");
         assert_eq!(binding(&shares(2.0, 3.0), None).unwrap(), "out loopback");
         assert_eq!(binding(&BTreeMap::new(), None), None);
+        // A published figure is another machine's.
+        let with = BTreeMap::from([("in published line".to_owned(), 90.0), ("out loopback".to_owned(), 3.0)]);
+        assert_eq!(binding(&with, None).unwrap(), "out loopback");
     }
 
     #[test]

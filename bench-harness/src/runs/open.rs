@@ -79,7 +79,7 @@ fn file(path: &Path, unit_ns: f64) -> Result<Run> {
         name,
         source: path.display().to_string(),
         manifest: Value::Null,
-        rounds: vec![Round { phases: vec![phase], roofline: Value::Null }],
+        rounds: vec![Round { phases: vec![phase], ..Round::default() }],
     })
 }
 
@@ -111,12 +111,13 @@ fn folder(path: &Path, unit_ns: f64) -> Result<Vec<Run>> {
     let mut manifest = json(&path.join("manifest.json"))?;
     let mut read = Vec::new();
     for folder in &rounds {
+        let own = json(&folder.join("manifest.json"))?;
         if manifest.is_null() {
-            manifest = json(&folder.join("manifest.json"))?;
+            manifest.clone_from(&own);
         }
         let summary = json(&folder.join("summary.json"))?;
         let infos = info::passes(&summary).into_iter().flatten().collect();
-        read.push(round(folder, infos, &summary, unit_ns)?);
+        read.push(Round { manifest: own, ..round(folder, infos, &summary, unit_ns)? });
     }
     Ok(vec![Run { name: name_of(path), source: path.display().to_string(), manifest, rounds: read }])
 }
@@ -143,7 +144,8 @@ fn round(path: &Path, infos: Vec<PhaseInfo>, summary: &Value, unit_ns: f64) -> R
     if phases.is_empty() {
         return usage(format!("{} holds no phase: neither summary.json nor a histogram log", path.display()));
     }
-    Ok(Round { phases, roofline: summary.get("roofline").cloned().unwrap_or(Value::Null) })
+    let roofline = summary.get("roofline").cloned().unwrap_or(Value::Null);
+    Ok(Round { phases, roofline, manifest: Value::Null })
 }
 
 fn phase(folder: &Path, prefix: &str, info: PhaseInfo) -> Result<Phase> {
@@ -194,6 +196,7 @@ fn endpoints(
         let mut round = Round {
             phases: Vec::new(),
             roofline: summary.get("roofline_best").cloned().unwrap_or(Value::Null),
+            manifest: Value::Null,
         };
         for info in infos {
             round.phases.push(phase(path, &format!("{endpoint}-{number}-"), info)?);

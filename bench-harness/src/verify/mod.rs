@@ -33,16 +33,17 @@ use crate::kafka::{Control, Partition, TopicSpec, describe};
 use crate::limits::{CONNECTIONS_MAX, IN_FLIGHT_MAX};
 use crate::load::stage::ClientKind;
 use crate::manifest::Manifest;
-use crate::record::{Totals, Window};
+use crate::record::Window;
 use crate::report::{Phase, phase, table, write_json};
 use crate::schedule::Schedule;
+use crate::series::ServerPid;
 use crate::workload::{Outcome, by_leader};
 use judge::{Case, Verdict};
 use ledger::{Lane, Lie, Seen, lie_about};
 use producer::{Producer, ProducerEnd, ProducerSpec};
 use ranges::RangeSet;
 use reader::{ReadEnd, Reading, Until};
-use timeline::{Span, Timeline};
+use timeline::{Measured, Span, Timeline};
 
 /// What `verify` and `fault` share.
 #[derive(Debug, Args, Clone)]
@@ -141,6 +142,8 @@ pub(crate) struct Check<'a> {
     pub(crate) topic: String,
     /// Its partitions.
     pub(crate) partitions: Vec<Partition>,
+    /// The process that serves.
+    pub(crate) server: ServerPid,
     created: bool,
 }
 
@@ -202,7 +205,7 @@ impl<'a> Check<'a> {
         let bytes = args.records_per_batch as usize * (args.record_bytes + 20) + 100;
         let spec: TopicSpec = bounded_topic(&topic, args.partitions, &args.topic_configs, bytes);
         let (partitions, created) = Control::connect(&args.bootstrap)?.ensure_topic(&spec)?;
-        Ok(Self { args, topic, partitions, created })
+        Ok(Self { args, topic, partitions, server: args.server_pid.into(), created })
     }
 
     /// Deletes the topic if it was made here.
@@ -291,7 +294,7 @@ impl<'a> Check<'a> {
         let starts = Control::list_offsets(&self.topic, &self.partitions, -1)?;
         let drain_ns = seconds(args.drain)?.as_nanos() as u64;
         let told = Arc::new(AtomicBool::new(false));
-        let mut timeline = Timeline::new(spans, args.out.as_deref(), args.server_pid, !args.quiet);
+        let mut timeline = Timeline::new(spans, args.out.as_deref(), &self.server, !args.quiet);
         let abort = Arc::new(AtomicBool::new(false));
         let specs = self.specs(run, window, &abort)?;
         let producers: Vec<JoinHandle<Result<ProducerEnd>>> = specs
@@ -347,8 +350,8 @@ impl<'a> Check<'a> {
         .judge();
         let mut phases = Vec::new();
         for collector in collectors {
-            let (span, totals) = collector.join().map_err(|_| protocol("a collector panicked"))??;
-            phases.push(self.phase(&span, totals, &ends));
+            let measured = collector.join().map_err(|_| protocol("a collector panicked"))??;
+            phases.push(self.phase(measured, &ends));
         }
         Ok(Checked { verdict, phases, producers: ends })
     }
@@ -371,20 +374,18 @@ impl<'a> Check<'a> {
         merge(handles.into_iter().map(JoinHandle::join), self.seen(run, None))
     }
 
-    fn phase(&self, span: &Span, totals: Totals, ends: &[ProducerEnd]) -> Phase {
+    fn phase(&self, measured: Measured, ends: &[ProducerEnd]) -> Phase {
+        let Measured { span, totals, server_cores } = measured;
         let window = span.window;
         let inside = |from: &u64| *from >= window.start_ns && *from < window.end_ns;
         let outcome = Outcome {
             totals,
-            elapsed_ns: window.end_ns - window.start_ns,
             ends: vec![LoadEnd { wall_ns: 1, ..LoadEnd::default() }; ends.len()],
-            host: None,
-            ended_early: false,
-            undelivered: None,
-            request_shape: None,
+            ..Outcome::of_nothing(window.end_ns - window.start_ns)
         };
         let mut phase = phase(&span.name, &self.args.bootstrap, self.args.parameters(), &outcome, None);
         phase.generator.bottleneck = false;
+        phase.server_cpu_cores = server_cores;
         let silent: Vec<u64> = ends
             .iter()
             .flat_map(|end| &end.silences)
@@ -419,6 +420,7 @@ impl<'a> Check<'a> {
     pub(crate) fn manifest(&self) -> Manifest {
         let endpoints = BTreeMap::from([("endpoint".to_owned(), self.args.bootstrap.clone())]);
         Manifest::take(None, &[], &[], None, endpoints)
+            .with_server("endpoint", self.args.server_pid)
             .with_facts(describe(&self.args.bootstrap, &self.topic))
     }
 }

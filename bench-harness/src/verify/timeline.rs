@@ -12,7 +12,7 @@ use crate::limits::REPORT_QUEUE_MAX;
 use crate::progress::Progress;
 use crate::record::{Counters, Kind, Recorder, Report, Side, Totals, Window, collect};
 use crate::schedule::Pace;
-use crate::series::{Intent, Watch};
+use crate::series::{Intent, ServerPid, Watch};
 
 /// A named window.
 #[derive(Debug, Clone)]
@@ -21,6 +21,17 @@ pub(crate) struct Span {
     pub(crate) name: String,
     /// When.
     pub(crate) window: Window,
+}
+
+/// What a span came to.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    /// Which.
+    pub(crate) span: Span,
+    /// Samples and counts.
+    pub(crate) totals: Totals,
+    /// Cores of the server, on average over the seconds of which they are known.
+    pub(crate) server_cores: Option<f64>,
 }
 
 /// The recorders of one load thread, one for each span.
@@ -66,15 +77,14 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    /// A timeline whose logs go to `out`. The server's process id is that of the start: after a restart its share of
-    /// the processors is unknown.
-    pub(crate) fn new(spans: Vec<Span>, out: Option<&Path>, server_pid: Option<u32>, progress: bool) -> Self {
+    /// A timeline whose logs go to `out`. The server is followed when it is started again.
+    pub(crate) fn new(spans: Vec<Span>, out: Option<&Path>, server: &ServerPid, progress: bool) -> Self {
         let gatherings = spans
             .into_iter()
             .map(|span| {
                 let (sender, receiver) = sync_channel(REPORT_QUEUE_MAX);
                 let log = out.map(|out| out.join(format!("{}.hlog", span.name)));
-                let watch = Some(Watch::start(server_pid, span.window));
+                let watch = Some(Watch::start(server.clone(), span.window));
                 Gathering { span, sender: Some(sender), receiver: Some(receiver), watch, log }
             })
             .collect();
@@ -94,7 +104,7 @@ impl Timeline {
 
     /// Begins to collect; every load thread has its recorders by now. `rate` is that of all producers together,
     /// `copies` how often everything is read.
-    pub(crate) fn collect(mut self, rate: u64, copies: f64) -> Vec<JoinHandle<Result<(Span, Totals)>>> {
+    pub(crate) fn collect(mut self, rate: u64, copies: f64) -> Vec<JoinHandle<Result<Measured>>> {
         let threads = self.handed_out;
         let progress = self.progress;
         let mut handles = Vec::new();
@@ -104,7 +114,7 @@ impl Timeline {
                 let receiver = gathering.receiver.take().ok_or_else(|| protocol("collected twice"))?;
                 let watch = gathering.watch.take().ok_or_else(|| protocol("collected twice"))?;
                 let window = gathering.span.window;
-                let mut view = Progress::new(progress, window).with(watch.live(), copies);
+                let mut view = Progress::new(progress, window).with(watch.live(), copies, 0);
                 let log = gathering.log.as_deref();
                 let totals = collect(threads, &receiver, log, |totals, second| {
                     // All spans report all the time: only the one that is on is shown.
@@ -114,8 +124,8 @@ impl Timeline {
                     }
                 })?;
                 let intent = Intent { pace: Some(Pace::Rate(rate)), copies, ..Intent::default() };
-                watch.finish(log, &totals, &intent)?;
-                Ok((gathering.span, totals))
+                let server_cores = watch.finish(log, &totals, &intent)?;
+                Ok(Measured { span: gathering.span, totals, server_cores })
             }));
         }
         handles
