@@ -62,6 +62,8 @@ pub const TAIL_BYTES_MAX: usize = 1 << 30;
 pub const TAIL_BYTES_MIN: usize = 64 << 20;
 /// After this long without a reader that needed the older half of the tails, their budget is halved, nanoseconds.
 pub const TAIL_UNNEEDED_NS: u64 = 30_000_000_000;
+/// Entries of chunks that are gone which the queue of a core's tails may have beside as many as it has others.
+pub const TAIL_QUEUE_SLACK: usize = 1024;
 /// Smallest batch that gets a buffer of its own while it is received, bytes.
 pub const LANDING_BATCH_BYTES_MIN: usize = 100 << 10;
 
@@ -112,6 +114,21 @@ pub const FRAME_POOL_BYTES_MAX: usize = 64 << 20;
 
 /// Record bytes in one fetch response, whatever the client asks for.
 pub const FETCH_RESPONSE_BYTES_MAX: usize = 16 << 20;
+
+/// Memory of one core for answers that are being made from records or sent, whatever the budget, bytes.
+pub const ANSWERS_BYTES_MAX: usize = 1 << 30;
+
+/// One answer gets at most this part of the memory that is left for answers, so that few large ones, whose peers may
+/// never read them, do not keep out all others.
+pub const ANSWER_PARTS: usize = 4;
+
+/// What is set aside for an answer at least, however little is asked for, bytes: the first batch is returned whatever
+/// its size, and it, or the read that finds it, may well be as large.
+pub const ANSWER_BYTES_MIN: usize = 1 << 20;
+
+/// A peer that has taken nothing for so long is hung up on when others wait for the memory that its answer holds, the
+/// longest first, milliseconds.
+pub const STALL_MS_MIN: u64 = 50;
 
 /// Longest wait of a parked fetch, milliseconds.
 pub const FETCH_WAIT_MS_MAX: i32 = 5 * 60 * 1000;

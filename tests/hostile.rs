@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use kafka_protocol::messages::{ApiVersionsRequest, MetadataRequest};
 use support::batches;
 use support::broker::{Broker, DataDir, Options};
+use support::cgroup::Cgroup;
 use support::client::{self, Client, FETCH_VERSION, PRODUCE_VERSION};
 
 const MIB: u64 = 1 << 20;
@@ -195,7 +196,8 @@ fn a_peer_that_never_reads_is_hung_up_on() {
     // Who reads slowly is not: each piece is progress.
     let mut slow = socket(broker.port).expect("connected");
     slow.set_read_timeout(Some(support::PATIENCE)).expect("time-out");
-    slow.write_all(&frame).expect("sent");
+    // One answer holds a part of what all answers of a core may hold.
+    slow.write_all(&frame.repeat(10)).expect("sent");
     let mut left = 10 << 20;
     while left > 0 {
         let count = slow.read(&mut vec![0; 1 << 20]).expect("the broker goes on sending");
@@ -204,6 +206,84 @@ fn a_peer_that_never_reads_is_hung_up_on() {
         std::thread::sleep(Duration::from_millis(50));
     }
     broker.stop();
+}
+
+/// What answers hold for peers that do not read was bounded for each connection only, and some hundred of them were
+/// gigabytes. All of them together must stay within the core's memory for answers, in a control group that would not
+/// hold a tenth of what they ask for; and others must get theirs, for which the longest stalled are hung up on.
+#[test]
+fn stalled_fetchers_hold_no_more_than_their_share() {
+    const FETCHERS: usize = 300;
+    const PARTITIONS: i32 = 8;
+    const BATCHES: i32 = 30;
+    // Two cores of 128 MiB, of which an eighth is for answers; twice that, because a batch may be larger than what its
+    // answer was given.
+    const ANSWER_BYTES_MAX: f64 = 2.0 * 2.0 * 16.0 * 1048576.0;
+    let Some(group) = Cgroup::with_memory(512 * MIB) else { return };
+    let dir = DataDir::new("stalled");
+    let options = Options { cgroup: Some(group.processes()), ..Options::default() };
+    let mut broker = Broker::start(&dir, &options.with("admin.listeners", "127.0.0.1:0"));
+    let mut client = broker.connect();
+    client.create("honest", 4, &[]);
+    client.create("large", PARTITIONS, &[("segment.bytes", "8388608")]);
+    for number in 0..PARTITIONS * BATCHES {
+        client.append("large", number % PARTITIONS, 1, &batches::batch(&format!("l{number}"), 1, 900_000));
+    }
+    let before_bytes = broker.resident_bytes();
+    let mut stalled: Vec<TcpStream> = (0..FETCHERS).map(|number| deaf_fetcher(broker.port, number)).collect();
+    let (mut answer_bytes_max, mut resident_bytes_max) = (0.0_f64, 0);
+    support::eventually("somebody is hung up on for the sake of others", || {
+        honest_work(&mut client, "beside the stalled");
+        let metrics = broker.metrics();
+        answer_bytes_max = answer_bytes_max.max(metrics["ringlog_answer_bytes"]);
+        resident_bytes_max = resident_bytes_max.max(broker.resident_bytes());
+        // Who was hung up on comes back.
+        for (number, stream) in stalled.iter_mut().enumerate() {
+            if !asks_more(stream) {
+                *stream = deaf_fetcher(broker.port, number);
+            }
+        }
+        (metrics["ringlog_stalled_peers_ended_total"] >= FETCHERS as f64 / 4.0).then_some(())
+    });
+    let grown = resident_bytes_max.saturating_sub(before_bytes);
+    println!(
+        "{FETCHERS} stalled fetchers: answers at most {} MiB, memory +{} MiB",
+        answer_bytes_max as u64 / MIB,
+        grown / MIB
+    );
+    assert!(answer_bytes_max <= ANSWER_BYTES_MAX, "answers held {answer_bytes_max} bytes");
+    assert!(grown < GROWTH_BYTES_MAX, "resident memory grew by {} MiB", grown / MIB);
+    assert_eq!(group.kills(), 0, "the kernel killed the broker");
+    drop(stalled);
+    support::eventually("what they held is given back", || {
+        (broker.metrics()["ringlog_answer_bytes"] == 0.0).then_some(())
+    });
+    honest_work(&mut client, "after");
+    broker.assert_serving();
+    broker.stop();
+}
+
+/// A peer that asks for everything and takes next to nothing: its own buffers are small, so that the rest waits in the
+/// broker.
+fn deaf_fetcher(port: u16, number: usize) -> TcpStream {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    socket.connect(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).expect("connected");
+    let mut stream = TcpStream::from(socket);
+    stream.set_write_timeout(Some(Duration::from_millis(20))).expect("time-out");
+    let (partition, offset) = ((number % 8) as i32, (number / 8 % 20) as i64);
+    let request = client::fetch_request(&[("large", partition, offset)], 0, 1, 16 << 20);
+    let frame = client::frame_of(1, FETCH_VERSION, &request);
+    let _ = stream.write_all(&frame.repeat(8));
+    stream
+}
+
+/// Sends a request; false when the connection is over.
+fn asks_more(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("non-blocking");
+    let outcome = stream.write(&client::frame_of(1, 3, &ApiVersionsRequest::default()));
+    !matches!(outcome, Err(error) if error.kind() != std::io::ErrorKind::WouldBlock)
 }
 
 /// Requests of every kind, one behind the other, and no look at the answers.

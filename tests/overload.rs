@@ -131,9 +131,8 @@ fn overload_in_512_mb_kills_nobody_and_loses_nothing() {
     let mut broker = Broker::start(&dir, &options);
     let mut client = broker.connect();
     client.create("quiet", 1, &[]);
-    // Keeps the disk small: with many partitions each is small anyway.
-    let keep = (4_u64 << 30) / partitions as u64;
-    let keep = keep.max(2 << 20).to_string();
+    // Keeps the disk small; with many partitions each has an active segment of a megabyte all the same.
+    let keep = ((4_u64 << 30) / partitions as u64).to_string();
     client.create("over", partitions, &[("segment.bytes", "1048576"), ("retention.bytes", &keep)]);
     let before_ms = quiet_ms(&mut client);
     let load = Load {

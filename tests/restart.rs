@@ -240,3 +240,18 @@ fn a_broker_takes_its_port_again_at_once() {
     drop(client);
     Broker::start(&dir, &again).stop();
 }
+
+/// A run of 2026-11-30 filled the disk on which the broker's log was, too, and the first line that could not be written
+/// ended it: the logger complains on stderr about a stderr that takes nothing, and that is a panic.
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let dir = DataDir::new("mute");
+    let options = Options { log: Some("/dev/full".into()), ..one_core() };
+    let mut broker = Broker::start(&dir, &options);
+    let mut client = broker.connect();
+    client.create("quiet", 2, &[]);
+    client.append("quiet", 1, -1, &batches::batch("said", 1, 1000));
+    broker.assert_serving();
+    let (status, stdout, _) = broker.terminate();
+    assert!(status.success() && stdout.contains("stopped cleanly"), "{status}: {stdout}");
+}

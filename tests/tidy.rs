@@ -85,8 +85,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// `api` and `shard` look up into `net` for types that are frames and replies rather than sockets; a module of
 /// their own below both would end the cycle. Storage may know record batches, and nothing else of the protocol.
 const ONLY_THESE: &[(&str, &str, &[&str])] = &[
-    ("api", "net", &["Frame", "FrameBuffer", "Outgoing", "Payload", "Reply"]),
-    ("shard", "net", &["FramePool"]),
+    ("api", "net", &["Frame", "FrameBuffer", "Held", "Outgoing", "Payload", "Reply"]),
+    ("shard", "net", &["AnswerMemory", "FramePool"]),
     ("shard", "coordinator", &["Coordinators"]),
     ("storage", "wire", &["batch_filter", "control_batch", "record_batch", "records"]),
     ("net", "storage", &["Landing", "Slice"]),

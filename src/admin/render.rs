@@ -12,6 +12,7 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
 use super::CoreReport;
+use crate::memory;
 use crate::metrics::{COUNTER_NAMES, SERIES_NAMES, Snapshot, bucket_of, bucket_top};
 use crate::wire::api_table;
 
@@ -54,6 +55,9 @@ pub(super) fn prometheus(cores: &[CoreReport], started: SystemTime) -> Vec<u8> {
         per_core(&mut out, "counter", name, help, cores.iter().map(value));
     }
     gauges(&mut out, cores);
+    let heap_bytes = memory::heap_bytes();
+    let _ = writeln!(out, "# HELP ringlog_heap_bytes Memory in use that is no I/O block");
+    let _ = writeln!(out, "# TYPE ringlog_heap_bytes gauge\nringlog_heap_bytes {heap_bytes}");
     for (name, help, requests) in [
         ("requests_total", "Requests by API", true),
         ("errors_total", "Error codes other than 0 in produce and fetch answers", false),
@@ -74,7 +78,7 @@ pub(super) fn prometheus(cores: &[CoreReport], started: SystemTime) -> Vec<u8> {
 
 fn gauges(out: &mut String, cores: &[CoreReport]) {
     type Read = fn(&CoreReport) -> u64;
-    let all: [(&str, &str, &str, Read); 10] = [
+    let all: [(&str, &str, &str, Read); 12] = [
         ("gauge", "connections", "Open connections", |core| core.gauges.connections as u64),
         ("gauge", "partitions", "Partitions owned", |core| core.gauges.partitions as u64),
         ("gauge", "failed_partitions", "Partitions that no longer take appends", |core| {
@@ -84,9 +88,13 @@ fn gauges(out: &mut String, cores: &[CoreReport]) {
         ("gauge", "pool_files", "Files that wait to become segments", |core| core.gauges.pool_files as u64),
         ("gauge", "pool_bytes", "Their size", |core| core.gauges.pool_bytes),
         ("gauge", "leases", "Slices lent to other cores", |core| core.gauges.leases as u64),
+        ("gauge", "answer_bytes", "Memory of answers that are being sent", |core| {
+            core.gauges.answer_bytes as u64
+        }),
         ("counter", "allocations_total", "Allocations that are no I/O block", |core| core.allocations.small),
         ("counter", "io_blocks_total", "I/O blocks taken", |core| core.allocations.blocks),
-        ("gauge", "io_block_memory_bytes", "Memory taken from the system for I/O blocks", |core| {
+        ("gauge", "io_block_bytes", "I/O blocks in use", |core| core.allocations.block_bytes),
+        ("gauge", "io_block_memory_bytes", "Memory held from the system for I/O blocks", |core| {
             core.allocations.region_bytes
         }),
     ];

@@ -2,7 +2,8 @@
 //!
 //! Owner: the connection's core. Invariants: record bytes are never copied or decoded here: the reply is a
 //! skeleton with slices put in; an answer holds at most `FETCH_RESPONSE_BYTES_MAX` of records plus one
-//! batch; a parked fetch holds no buffers. It must not read logs itself; `fetch_read` does.
+//! batch, and no more than the core's memory for answers has room for; a parked fetch holds no buffers. It must not
+//! read logs itself; `fetch_read` does.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use super::park::park;
 use super::{Call, ConnectionContext, Handled, Outcome};
 use crate::limits::{FETCH_RESPONSE_BYTES_MAX, FETCH_WAIT_MS_MAX};
 use crate::metrics::{self, Counter, Series};
-use crate::net::Outgoing;
+use crate::net::{Held, Outgoing};
 use crate::shard::{SessionContext, SessionError, Shard};
 use crate::storage::Isolation;
 use crate::sync::Event;
@@ -57,7 +58,7 @@ async fn answer(shard: &Rc<Shard>, call: Call, mut request: FetchRequest) -> Out
             return reply(call, INVALID_FETCH_SESSION_EPOCH, request.session_id, Vec::new());
         }
     };
-    let reads = read_until_enough(shard, &request, &partitions).await;
+    let (reads, held) = read_until_enough(shard, &request, &partitions).await;
     let mut results = Vec::with_capacity(partitions.len());
     for (fetch, read) in partitions.into_iter().zip(reads) {
         let wanted = shard.sessions.note_sent(
@@ -74,7 +75,7 @@ async fn answer(shard: &Rc<Shard>, call: Call, mut request: FetchRequest) -> Out
         }
     }
     let SessionContext { id, .. } = context;
-    reply(call, 0, id, results)
+    Outgoing { held: Some(held), ..reply(call, 0, id, results) }
 }
 
 /// Reads, and reads again whenever there is news, until the request's minimum is there or its time is up.
@@ -82,11 +83,12 @@ async fn read_until_enough(
     shard: &Rc<Shard>,
     request: &FetchRequest,
     partitions: &[FetchPartition],
-) -> Vec<PartitionRead> {
+) -> (Vec<PartitionRead>, Held) {
     let max_bytes = (request.max_bytes.max(0) as usize)
         .min(FETCH_RESPONSE_BYTES_MAX)
         .min(shard.config.fetch_bytes_max.max(0) as usize);
-    let min_bytes = (request.min_bytes.max(0) as usize).min(max_bytes);
+    let asked_bytes: usize = partitions.iter().map(|fetch| fetch.max_bytes.max(1) as usize).sum();
+    let max_bytes = max_bytes.min(asked_bytes);
     let wait_ms = request.max_wait_ms.clamp(0, FETCH_WAIT_MS_MAX);
     let deadline = Instant::now() + Duration::from_millis(wait_ms as u64);
     let wanted: Vec<Wanted> = {
@@ -97,17 +99,21 @@ async fn read_until_enough(
     };
     loop {
         let since_ns = metrics::now_ns();
+        let mut held = shard.answers.reserve(max_bytes).await;
+        let max_bytes = max_bytes.min(held.bytes());
+        let min_bytes = (request.min_bytes.max(0) as usize).min(max_bytes);
         let reads = read_all(shard, &wanted, max_bytes).await;
         metrics::record_since(Series::FetchRead, since_ns);
         let size: usize = reads.iter().map(|read| read.size_bytes).sum();
+        held.set(size);
         let failed = reads.iter().any(|read| read.error_code != 0 || read.diverging.is_some());
         let now = Instant::now();
         if size >= min_bytes || failed || wait_ms == 0 || now >= deadline || shard.is_stopping() {
-            return reads;
+            return (reads, held);
         }
         let items: Vec<WatchItem> =
             wanted.iter().zip(&reads).map(|(wanted, read)| WatchItem::new(wanted, read)).collect();
-        drop(reads);
+        drop((reads, held));
         let since_ns = metrics::now_ns();
         let news = async |owner: Rc<Shard>, items: Vec<WatchItem>, cancel: Rc<Event>| {
             watch(&owner, &items, cancel.wait_past(0)).await;
@@ -157,5 +163,5 @@ fn reply(
     let payloads = results.drain(..).zip(cuts);
     let inserts =
         payloads.filter_map(|((_, read), cut)| read.payload.map(|payload| (cut, payload))).collect();
-    Outgoing { skeleton, inserts, close: false }
+    Outgoing { skeleton, inserts, ..Outgoing::default() }
 }

@@ -4,6 +4,7 @@
 //! aborts the process with a message; the first SIGTERM or SIGINT drains and flushes, the second ends
 //! the process at once; the clean-shutdown mark is written only when every log was closed.
 
+use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -49,7 +50,9 @@ const REGISTERED_BYTES: usize = 64 << 10;
 pub(super) fn run(flags: &ConfigFlags) -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RINGLOG_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,glommio=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A log that cannot be written (a full disk) is lost, and no reason to end: complaining about it would be one.
+    let log = tracing_subscriber::fmt().log_internal_errors(false);
+    log.with_env_filter(filter).with_writer(std::io::stderr).init();
     match start(flags) {
         Ok(code) => code,
         Err(problems) => complain(&problems),
@@ -137,7 +140,8 @@ fn announce(
 ) {
     let listens: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     let admin: String = admin.iter().map(|address| format!(", admin http://{address}")).collect();
-    println!(
+    let _ = writeln!(
+        std::io::stdout(),
         "ringlog {} ready on {} (node {}, cores {:?}, {} topics, {} partitions, started in {} ms{admin})",
         env!("CARGO_PKG_VERSION"),
         listens.join(", "),
@@ -317,7 +321,7 @@ fn finish(config: &BrokerConfig, closed: Vec<Result<CoreOutcome, glommio::Glommi
     }
     match write_clean_mark(&config.data_dir, &all) {
         Ok(()) => {
-            println!("ringlog stopped cleanly");
+            let _ = writeln!(std::io::stdout(), "ringlog stopped cleanly");
             ExitCode::SUCCESS
         }
         Err(error) => complain(&[format!("the clean-shutdown mark cannot be written: {error}")]),

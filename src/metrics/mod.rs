@@ -116,10 +116,12 @@ pub enum Counter {
     ConnectionsRefused,
     /// Connections closed because a request could not be answered.
     RequestsRefused,
+    /// Connections ended because their peers took nothing while others needed the memory of their answers.
+    StalledPeersEnded,
 }
 
 /// Number of [`Counter`].
-pub const COUNTERS: usize = 11;
+pub const COUNTERS: usize = 12;
 
 /// Name and meaning of each counter, in its order.
 pub const COUNTER_NAMES: [(&str, &str); COUNTERS] = [
@@ -134,6 +136,10 @@ pub const COUNTER_NAMES: [(&str, &str); COUNTERS] = [
     ("connections_accepted_total", "Connections accepted"),
     ("connections_refused_total", "Connections refused for want of a place"),
     ("requests_refused_total", "Connections closed because a request could not be answered"),
+    (
+        "stalled_peers_ended_total",
+        "Connections ended because their peers took no answer and others needed the memory",
+    ),
 ];
 
 /// One core's arrays.

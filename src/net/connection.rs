@@ -18,10 +18,11 @@ use std::task::Poll;
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::answers::{AnswerMemory, Held};
 use super::frame_pool::FrameBuffer;
 use super::idle::{Activity, Verdict};
 use super::receive;
-use super::send::send_all;
+use super::send::{Progress, send_now, send_rest};
 use crate::api;
 use crate::limits::{
     LANDING_BATCH_BYTES_MIN, LANDING_NOW_BYTES_MAX, LANDING_NOW_BYTES_MIN, LARGE_FRAME_MS_MAX,
@@ -41,6 +42,8 @@ const SEND_BATCH_BYTES: usize = 64 << 10;
 pub(super) struct Socket {
     stream: RefCell<TcpStream>,
     fd: RawFd,
+    /// What this core's answers may hold.
+    answers: Rc<AnswerMemory>,
     /// How long the peer may take none of what is sent to it (`connections.max.idle.ms`); `None` for ever.
     stall_ms_max: Option<u64>,
 }
@@ -87,9 +90,15 @@ impl Socket {
     }
 
     /// Waits until the socket takes some of `bytes`. A peer that reads nothing for so long is taken for gone: what
-    /// waits for it holds memory, and a half-open connection is told from a slow one by nothing else.
-    pub(super) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+    /// waits for it holds memory, and a half-open connection is told from a slow one by nothing else. Sooner, if others
+    /// need that memory.
+    pub(super) async fn write(&self, bytes: &[u8], held_bytes: usize) -> io::Result<usize> {
+        let stall = self.answers.stalled(held_bytes);
         let writing = poll_fn(|cx| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes));
+        let writing = futures_lite::future::or(writing, async {
+            stall.hung_up().await;
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing, and others need the memory"))
+        });
         let Some(ms) = self.stall_ms_max else { return writing.await };
         futures_lite::future::or(writing, async {
             rt::sleep_ms(ms).await;
@@ -160,6 +169,40 @@ pub struct Outgoing {
     pub inserts: Vec<(usize, Payload)>,
     /// Close the connection after (or instead of) this reply.
     pub close: bool,
+    /// Memory that the payloads are accounted for with.
+    pub held: Option<Held>,
+}
+
+impl Outgoing {
+    /// All bytes, in order.
+    fn parts(&self) -> Vec<&[u8]> {
+        let mut parts: Vec<&[u8]> = Vec::with_capacity(self.inserts.len() * 2 + 1);
+        let mut at = 0;
+        for (position, payload) in &self.inserts {
+            if *position > at {
+                parts.push(&self.skeleton[at..*position]);
+                at = *position;
+            }
+            match payload {
+                Payload::Local(slices) => parts.extend(slices.iter().map(Slice::as_bytes)),
+                Payload::Leased(lease) => parts.extend(lease.slices()),
+            }
+        }
+        if at < self.skeleton.len() {
+            parts.push(&self.skeleton[at..]);
+        }
+        parts.retain(|part| !part.is_empty());
+        parts
+    }
+
+    /// What the payloads keep from being freed, bytes.
+    fn pinned_bytes(&self) -> usize {
+        let pinned = self.inserts.iter().map(|(_, payload)| match payload {
+            Payload::Local(slices) => slices.iter().map(Slice::pinned_bytes).sum(),
+            Payload::Leased(lease) => lease.pinned_bytes(),
+        });
+        pinned.sum()
+    }
 }
 
 /// A reply that may still be in the making.
@@ -187,6 +230,7 @@ pub(super) async fn run(shard: Rc<Shard>, stream: TcpStream, listener: usize, ac
     let socket = Rc::new(Socket {
         stream: RefCell::new(stream),
         fd,
+        answers: shard.answers.clone(),
         stall_ms_max: shard.config.connection_idle_ms_max,
     });
     let pipeline = Rc::new(Pipeline {
@@ -588,7 +632,7 @@ async fn write_until_done(socket: &Rc<Socket>, pipeline: &Rc<Pipeline>) -> io::R
             }
         } else {
             send_small(socket, pipeline, &mut small).await?;
-            send_with_payloads(socket, &outgoing).await?;
+            send_with_payloads(socket, outgoing).await?;
             pipeline.spans.sent();
         }
         if close {
@@ -601,30 +645,32 @@ async fn send_small(socket: &Rc<Socket>, pipeline: &Pipeline, small: &mut Vec<u8
     if small.is_empty() {
         return Ok(());
     }
-    send_all(socket, &[small]).await?;
+    let parts = [&small[..]];
+    let mut progress = Progress::default();
+    if !send_now(socket, &parts, &mut progress)? {
+        let held = socket.answers.hold(small.len());
+        send_rest(socket, &parts, &mut progress, &held).await?;
+    }
     small.clear();
     pipeline.spans.sent();
     Ok(())
 }
 
-async fn send_with_payloads(socket: &Rc<Socket>, outgoing: &Outgoing) -> io::Result<()> {
-    let mut parts: Vec<&[u8]> = Vec::with_capacity(outgoing.inserts.len() * 2 + 1);
-    let mut at = 0;
-    for (position, payload) in &outgoing.inserts {
-        if *position > at {
-            parts.push(&outgoing.skeleton[at..*position]);
-            at = *position;
-        }
-        match payload {
-            Payload::Local(slices) => parts.extend(slices.iter().map(Slice::as_bytes)),
-            Payload::Leased(lease) => parts.extend(lease.slices()),
+async fn send_with_payloads(socket: &Rc<Socket>, mut outgoing: Outgoing) -> io::Result<()> {
+    let mut progress = Progress::default();
+    if !send_now(socket, &outgoing.parts(), &mut progress)? {
+        let pinned_bytes = outgoing.pinned_bytes();
+        let mut held = outgoing.held.take().unwrap_or_else(|| socket.answers.hold(0));
+        if held.try_grow(held.bytes().max(pinned_bytes)) {
+            send_rest(socket, &outgoing.parts(), &mut progress, &held).await?;
+        } else {
+            // It keeps more memory than there is room for. What is left of it to be sent may be much less.
+            let rest = progress.rest_of(&outgoing.parts()).concat();
+            drop(outgoing);
+            held.set(rest.len());
+            send_rest(socket, &[&rest], &mut Progress::default(), &held).await?;
         }
     }
-    if at < outgoing.skeleton.len() {
-        parts.push(&outgoing.skeleton[at..]);
-    }
-    parts.retain(|part| !part.is_empty());
-    send_all(socket, &parts).await?;
     rt::yield_now().await;
     Ok(())
 }

@@ -8,46 +8,80 @@ use std::os::fd::RawFd;
 
 use crate::limits::IOVECS_MAX;
 
+use super::answers::Held;
 use super::connection::Socket;
 
-/// Sends all of `parts`, in order.
-pub(super) async fn send_all(socket: &Socket, parts: &[&[u8]]) -> io::Result<()> {
-    let mut first = 0;
-    let mut skip = 0;
-    while first < parts.len() {
-        if skip == parts[first].len() {
-            first += 1;
-            skip = 0;
-            continue;
+/// How much of some parts was sent.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Parts of which all was sent.
+    first: usize,
+    /// Bytes of the next part that were.
+    skip: usize,
+}
+
+impl Progress {
+    /// What is left.
+    pub(super) fn rest_of<'a>(&self, parts: &[&'a [u8]]) -> Vec<&'a [u8]> {
+        let mut rest = parts[self.first..].to_vec();
+        if let Some(begun) = rest.first_mut() {
+            *begun = &begun[self.skip..];
         }
-        match try_send(socket.fd(), &parts[first..], skip) {
-            Ok(sent) => advance(parts, &mut first, &mut skip, sent),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let sent = socket.write(&parts[first][skip..]).await?;
-                if sent == 0 {
-                    return Err(io::ErrorKind::WriteZero.into());
-                }
-                advance(parts, &mut first, &mut skip, sent);
+        rest
+    }
+
+    fn advance(&mut self, parts: &[&[u8]], sent: usize) {
+        let mut left = sent;
+        while left > 0 {
+            let room = parts[self.first].len() - self.skip;
+            if left < room {
+                self.skip += left;
+                return;
             }
+            left -= room;
+            self.first += 1;
+            self.skip = 0;
+        }
+    }
+
+    /// The next part that is not sent, if there is one.
+    fn next(&mut self, parts: &[&[u8]]) -> Option<usize> {
+        while self.first < parts.len() && self.skip == parts[self.first].len() {
+            self.first += 1;
+            self.skip = 0;
+        }
+        (self.first < parts.len()).then_some(self.first)
+    }
+}
+
+/// Sends as much of `parts` as the socket takes at once; whether that was all.
+pub(super) fn send_now(socket: &Socket, parts: &[&[u8]], progress: &mut Progress) -> io::Result<bool> {
+    while let Some(first) = progress.next(parts) {
+        match try_send(socket.fd(), &parts[first..], progress.skip) {
+            Ok(sent) => progress.advance(parts, sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
-fn advance(parts: &[&[u8]], first: &mut usize, skip: &mut usize, sent: usize) {
-    let mut left = sent;
-    while left > 0 {
-        let room = parts[*first].len() - *skip;
-        if left < room {
-            *skip += left;
-            return;
+/// Sends what is left of `parts`, in order, waiting for the peer as often as it takes, while `held` is in memory.
+pub(super) async fn send_rest(
+    socket: &Socket,
+    parts: &[&[u8]],
+    progress: &mut Progress,
+    held: &Held,
+) -> io::Result<()> {
+    while !send_now(socket, parts, progress)? {
+        let sent = socket.write(&parts[progress.first][progress.skip..], held.bytes()).await?;
+        if sent == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
         }
-        left -= room;
-        *first += 1;
-        *skip = 0;
+        progress.advance(parts, sent);
     }
+    Ok(())
 }
 
 fn try_send(fd: RawFd, parts: &[&[u8]], skip: usize) -> io::Result<usize> {

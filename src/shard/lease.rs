@@ -2,8 +2,8 @@
 //!
 //! Owner: the core that made the lease keeps the slices alive in its table until the borrower drops the
 //! lease, which sends a release through the mesh. Invariant: the bytes under a lease are final (slices
-//! are immutable). It must not be held longer than a send to a socket takes; a connection that stalls is
-//! bounded by its response limit.
+//! are immutable). It must not be held longer than a send to a socket takes; what peers that stall hold is
+//! bounded for all of them together (`net`'s `AnswerMemory`).
 
 use std::cell::{Cell, RefCell};
 
@@ -28,6 +28,7 @@ pub struct Lease {
     owner: usize,
     id: u64,
     slices: Vec<RawSlice>,
+    pinned_bytes: usize,
     mesh: Mesh,
 }
 
@@ -47,8 +48,9 @@ impl LeaseTable {
                 RawSlice { start, len }
             })
             .collect();
+        let pinned_bytes = slices.iter().map(Slice::pinned_bytes).sum();
         self.lent.borrow_mut().insert(id, slices);
-        Lease { owner, id, slices: raw, mesh: mesh.clone() }
+        Lease { owner, id, slices: raw, pinned_bytes, mesh: mesh.clone() }
     }
 
     /// Takes slices back.
@@ -63,6 +65,11 @@ impl LeaseTable {
 }
 
 impl Lease {
+    /// The memory that the owner cannot free meanwhile, bytes.
+    pub fn pinned_bytes(&self) -> usize {
+        self.pinned_bytes
+    }
+
     /// The bytes, in order.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         // SAFETY: alive and immutable until this lease is dropped (see the type).

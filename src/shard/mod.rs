@@ -24,7 +24,7 @@ use crate::config::{BrokerConfig, TopicConfig};
 use crate::coordinator::Coordinators;
 use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX, ROOM_BYTES_MIN, ROOM_CHECK_MS};
 use crate::maps::HashMap;
-use crate::net::FramePool;
+use crate::net::{AnswerMemory, FramePool};
 use crate::partition::{Partition, log_config};
 use crate::quota::Quotas;
 use crate::rt;
@@ -62,6 +62,8 @@ pub struct Shard {
     pub sessions: Sessions,
     /// Memory for request frames.
     pub frames: FramePool,
+    /// Memory for answers that are made from records or that peers are slow to take.
+    pub answers: Rc<AnswerMemory>,
     /// Coordinators of groups and transactions.
     pub coordinators: Coordinators,
     /// Fires when the broker stops.
@@ -108,6 +110,8 @@ pub struct Gauges {
     pub pool_bytes: u64,
     /// Slices lent to other cores.
     pub leases: usize,
+    /// Memory of answers that are being sent, bytes.
+    pub answer_bytes: usize,
 }
 
 /// The active segment of one partition at a clean stop.
@@ -165,6 +169,7 @@ impl Shard {
             pool_files: self.resources.pool.file_count(),
             pool_bytes: self.resources.pool.pooled_bytes(),
             leases: self.leases.count(),
+            answer_bytes: self.answers.held_bytes(),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::config::BrokerConfig;
 use crate::fs;
 use crate::limits::{POOL_PREFILL_BYTES_MAX, READ_AHEAD_BYTES_MAX};
 use crate::maps::HashMap;
-use crate::net::FramePool;
+use crate::net::{AnswerMemory, FramePool};
 use crate::storage::{
     Cleaner, LogResources, ReadAhead, Recovered, SegmentPool, SegmentSummary, TailCache, recover, this_disk,
     write_small_blocking,
@@ -80,6 +80,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         control: setup.control,
         leases: Default::default(),
         frames: FramePool::new(setup.frame_bytes),
+        answers: AnswerMemory::new(setup.frame_bytes / 2),
         coordinators: Default::default(),
         stop: Event::default(),
         resources,

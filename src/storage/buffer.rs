@@ -106,8 +106,8 @@ impl IoBuf {
 }
 
 enum Keeper {
-    Dma(#[allow(dead_code, reason = "held to keep the memory alive")] Rc<DmaBuffer>),
-    Read(#[allow(dead_code, reason = "held to keep the memory alive")] Rc<ReadResult>),
+    Dma(Rc<DmaBuffer>),
+    Read(Rc<ReadResult>),
 }
 
 /// Immutable bytes inside a buffer that this value keeps alive.
@@ -133,6 +133,14 @@ impl Slice {
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// The memory that the slice keeps from being freed, of which it may be a small part, bytes.
+    pub fn pinned_bytes(&self) -> usize {
+        match &self.keeper {
+            Keeper::Dma(dma) => dma.len(),
+            Keeper::Read(read) => read.len(),
+        }
     }
 
     /// Gives up what lies behind the first `len` bytes.

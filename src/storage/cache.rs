@@ -4,7 +4,8 @@
 //!
 //! Owner: one core. Invariant: what is over the budget is freed oldest first; chunks that are not
 //! written yet are never freed, so unwritten bytes can exceed the budget only by the sum of the logs'
-//! backlog bounds. It must not copy or write anything.
+//! backlog bounds. The queue has few entries more than there are chunks, though retention frees chunks around it.
+//! It must not copy or write anything.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,7 +13,8 @@ use std::rc::{Rc, Weak};
 
 use super::log::Log;
 use super::tail::Eviction;
-use crate::limits::{CHUNK_SIZE_MAX, TAIL_BYTES_MIN, TAIL_UNNEEDED_NS};
+use crate::limits::{CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, TAIL_BYTES_MIN, TAIL_QUEUE_SLACK, TAIL_UNNEEDED_NS};
+use crate::maps::HashMap;
 use crate::metrics;
 
 /// Tail memory accounting of one core.
@@ -54,6 +56,7 @@ impl TailCache {
         for _ in 0..bytes.div_ceil(CHUNK_SIZE_MAX) {
             self.queue.borrow_mut().push_back(Rc::downgrade(log));
         }
+        self.prune();
         // Each turn drops one queue entry or stops: chunks still in flight wait for the next charge.
         let mut turns = self.queue.borrow().len();
         self.shrink_if_unneeded(metrics::now_ns());
@@ -67,6 +70,18 @@ impl TailCache {
                 Eviction::Busy => self.queue.borrow_mut().push_back(oldest),
                 Eviction::Empty => {}
             }
+        }
+    }
+
+    /// Drops entries of chunks that went with their segments: below the budget, nothing else ever would.
+    fn prune(&self) {
+        let mut queue = self.queue.borrow_mut();
+        let chunks_max = self.used_bytes.get() / CHUNK_SIZE_MIN;
+        if queue.len() > 2 * chunks_max + TAIL_QUEUE_SLACK {
+            keep_newest(&mut queue, |entry| {
+                let log = entry.upgrade()?;
+                Some((Rc::as_ptr(&log) as usize, log.tail_chunk_count()))
+            });
         }
     }
 
@@ -107,9 +122,38 @@ impl TailCache {
     }
 }
 
+/// Keeps, of the entries with one key, the newest, as many as `of` says beside that key; none of those without a key.
+fn keep_newest<T>(queue: &mut VecDeque<T>, of: impl Fn(&T) -> Option<(usize, usize)>) {
+    let mut left: HashMap<usize, usize> = HashMap::default();
+    let mut kept: VecDeque<T> = VecDeque::new();
+    for entry in std::mem::take(queue).into_iter().rev() {
+        let Some((key, count)) = of(&entry) else { continue };
+        let left = left.entry(key).or_insert(count);
+        if *left > 0 {
+            *left -= 1;
+            kept.push_front(entry);
+        }
+    }
+    *queue = kept;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The soak of 2026-11-30 found a heap that grew in a straight line: an entry for each chunk that was ever filled
+    /// stayed in the queue when retention freed the chunk, and the budget was never reached.
+    #[test]
+    fn entries_of_chunks_that_are_gone_go_and_the_others_keep_their_order() {
+        let mut queue: VecDeque<usize> = VecDeque::from([1, 2, 1, 3, 1, 2, 4, 1]);
+        keep_newest(&mut queue, |log| match log {
+            1 => Some((1, 2)),
+            2 => Some((2, 9)),
+            3 => None,
+            log => Some((*log, 0)),
+        });
+        assert_eq!(queue, [2, 1, 2, 1]);
+    }
 
     #[test]
     fn the_budget_grows_for_readers_that_just_miss_and_has_time_to_fill() {

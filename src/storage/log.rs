@@ -300,6 +300,11 @@ impl Log {
         transactions.expire(|id| producers.knows(id));
     }
 
+    /// Chunks of tail memory.
+    pub(super) fn tail_chunk_count(&self) -> usize {
+        self.state.borrow_mut().tail.chunks_mut().len()
+    }
+
     /// Drops the oldest chunk of tail memory if it is written.
     pub(super) fn evict_oldest(&self) -> Eviction {
         let mut state = self.state.borrow_mut();

@@ -3,8 +3,10 @@
 //! Owner: the test. Invariants: `start` returns when the broker says that it is ready; a broker that is dropped is
 //! killed and waited for; a data directory is removed when its `DataDir` is dropped, unless the test panics.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -89,6 +91,8 @@ pub struct Options {
     pub overrides: Vec<String>,
     /// Ignore SIGXFSZ, so that a file size limit is an error of a write and not the end.
     pub ignore_file_size_signal: bool,
+    /// Where its log goes instead of a file that the test can read.
+    pub log: Option<PathBuf>,
     /// `cgroup.procs` of the control group that it begins in.
     pub cgroup: Option<PathBuf>,
 }
@@ -101,6 +105,7 @@ impl Default for Options {
             listen: "127.0.0.1:0".to_owned(),
             overrides: vec!["ringlog.segment.pool.bytes=67108864".to_owned()],
             ignore_file_size_signal: false,
+            log: None,
             cgroup: None,
         }
     }
@@ -196,7 +201,9 @@ impl Broker {
 
     /// Starts one and does not wait for anything: its port is not known.
     pub fn launch(dir: &DataDir, options: &Options) -> Broker {
-        let stderr = File::create(dir.stderr()).expect("a file for stderr");
+        let log = options.log.clone().unwrap_or_else(|| dir.stderr());
+        let stderr = File::options().write(true).create(true).truncate(true).open(log);
+        let stderr = stderr.expect("a file for stderr");
         let mut child =
             options.command(&dir.data()).stderr(stderr).spawn().expect("the binary can be started");
         let stdout = BufReader::new(child.stdout.take().expect("piped"));
@@ -260,6 +267,28 @@ impl Broker {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
         let kib: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
         kib << 10
+    }
+
+    /// What its admin endpoint says (`admin.listeners` must be set): each value summed over the cores.
+    pub fn metrics(&self) -> HashMap<String, f64> {
+        let (_, address) = self.ready_line.split_once("admin http://").expect("an admin listener");
+        let address = address.trim_end().trim_end_matches(')');
+        // A core that just had no time to answer has none the next time: then it is asked again.
+        super::eventually("all cores hand over their counts", || {
+            let mut stream = TcpStream::connect(address).expect("the admin endpoint accepts");
+            stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
+            let request = b"GET /metrics HTTP/1.1\r\nHost: broker\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).expect("asked");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).expect("an answer");
+            let mut sums = HashMap::new();
+            for line in text.lines().filter(|line| line.starts_with("ringlog_")) {
+                let Some((key, value)) = line.rsplit_once(' ') else { continue };
+                let name = key.split('{').next().expect("a name");
+                *sums.entry(name.to_owned()).or_default() += value.parse::<f64>().unwrap_or(0.0);
+            }
+            (!sums.is_empty()).then_some(sums)
+        })
     }
 
     /// Processor time used so far, seconds.

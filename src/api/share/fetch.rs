@@ -21,7 +21,7 @@ use crate::coordinator::share_records::StateKey;
 use crate::coordinator::share_window::Acquired;
 use crate::limits::{FETCH_RESPONSE_BYTES_MAX, FETCH_WAIT_MS_MAX};
 use crate::metrics::{self, Counter};
-use crate::net::{Outgoing, Payload};
+use crate::net::{Held, Outgoing, Payload};
 use crate::shard::{Lease, LocalFuture, Shard};
 use crate::sync::Event;
 use crate::wire::api_table::SHARE_FETCH;
@@ -64,27 +64,39 @@ pub(super) async fn answer(
     };
     let partitions = std::mem::take(&mut request.partitions);
     let acknowledged = carry_out(shard, &request.group, &request.member, partitions).await;
-    let mut got = Vec::new();
+    let (mut got, mut held) = (Vec::new(), None);
     if step.closes {
         sessions::release(shard, step.number).await;
     } else if !request.is_renewal && request.records_max > 0 && request.max_bytes > 0 {
         // Who has something to hear of his acknowledgements does not wait for records.
         let patient = acknowledged.is_empty();
-        got = fetch_until(shard, &request, &step, patient).await;
+        let (fetched, memory) = fetch_until(shard, &request, &step, patient).await;
+        (got, held) = (fetched, Some(memory));
     }
     let head = ShareResponseHead { lock_ms, ..ShareResponseHead::default() };
-    reply(call, &head, got, acknowledged)
+    Outgoing { held, ..reply(call, &head, got, acknowledged) }
 }
 
 /// Fetches, and again whenever there is news, until something is acquired or the request's time is up.
-async fn fetch_until(shard: &Rc<Shard>, request: &ShareRequest, step: &Step, patient: bool) -> Vec<Got> {
+async fn fetch_until(
+    shard: &Rc<Shard>,
+    request: &ShareRequest,
+    step: &Step,
+    patient: bool,
+) -> (Vec<Got>, Held) {
+    let bytes_max = (request.max_bytes.max(0) as usize)
+        .min(FETCH_RESPONSE_BYTES_MAX)
+        .min(shard.config.fetch_bytes_max.max(0) as usize);
     let wait_ms = if patient { request.max_wait_ms.clamp(0, FETCH_WAIT_MS_MAX) } else { 0 };
     let deadline = Instant::now() + Duration::from_millis(wait_ms as u64);
     loop {
-        let got = fetch_all(shard, request, step).await;
+        let mut held = shard.answers.reserve(bytes_max).await;
+        let got = fetch_all(shard, request, step, bytes_max.min(held.bytes())).await;
+        held.set(got.iter().map(|one| one.size_bytes).sum());
         if !got.is_empty() || wait_ms == 0 || Instant::now() >= deadline || shard.is_stopping() {
-            return got;
+            return (got, held);
         }
+        drop(held);
         let group = request.group.clone();
         let news = async move |owner: Rc<Shard>, places: Vec<Place>, cancel: Rc<Event>| {
             watch(&owner, &group, places, &cancel).await;
@@ -94,7 +106,7 @@ async fn fetch_until(shard: &Rc<Shard>, request: &ShareRequest, step: &Step, pat
 }
 
 /// One round over all partitions, core by core.
-async fn fetch_all(shard: &Rc<Shard>, request: &ShareRequest, step: &Step) -> Vec<Got> {
+async fn fetch_all(shard: &Rc<Shard>, request: &ShareRequest, step: &Step, bytes_max: usize) -> Vec<Got> {
     let mut got: Vec<Got> = Vec::new();
     let mut by_core: Vec<(usize, Vec<Place>)> = Vec::new();
     for place in &step.partitions {
@@ -115,9 +127,6 @@ async fn fetch_all(shard: &Rc<Shard>, request: &ShareRequest, step: &Step) -> Ve
             }),
         }
     }
-    let bytes_max = (request.max_bytes.max(0) as usize)
-        .min(FETCH_RESPONSE_BYTES_MAX)
-        .min(shard.config.fetch_bytes_max.max(0) as usize);
     let mut want = Want {
         member: request.member.clone(),
         session: step.number,
@@ -276,5 +285,5 @@ fn reply(
     header::patch_frame_size(&mut skeleton, start, records_bytes);
     let inserts =
         cuts.into_iter().zip(payloads).filter_map(|(cut, payload)| payload.map(|p| (cut, p))).collect();
-    Outgoing { skeleton, inserts, close: false }
+    Outgoing { skeleton, inserts, ..Outgoing::default() }
 }
