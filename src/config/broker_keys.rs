@@ -617,6 +617,15 @@ const GENERAL_KEYS: &[KeySpec] = &[
         support: Support::Full,
     },
     KeySpec {
+        name: "ringlog.clock.jump.grace.ms",
+        kind: Kind::Long(0, i64::MAX),
+        default: Some("86400000"),
+        doc: "How long the system's clock must stand after a jump (of more than a minute) before what it makes too old is deleted; what has been kept for less is never taken for older than it is. 0 follows every jump at once.",
+        scope: Scope::Broker,
+        synonyms: &[],
+        support: Support::Full,
+    },
+    KeySpec {
         name: "ringlog.cores",
         kind: Kind::Text,
         default: None,

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, Dynamic, ResourceKind, Topic, owner_core};
+use crate::clock;
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::coordinator::Coordinators;
 use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX, ROOM_BYTES_MIN, ROOM_CHECK_MS};
@@ -108,6 +109,8 @@ pub struct Gauges {
     pub pool_bytes: u64,
     /// Slices lent to other cores.
     pub leases: usize,
+    /// How far the clock that expiry goes by stands behind the system's, because that jumped; milliseconds.
+    pub clock_behind_ms: u64,
 }
 
 /// The active segment of one partition at a clean stop.
@@ -165,6 +168,7 @@ impl Shard {
             pool_files: self.resources.pool.file_count(),
             pool_bytes: self.resources.pool.pooled_bytes(),
             leases: self.leases.count(),
+            clock_behind_ms: self.resources.clock.behind_ms(),
         }
     }
 
@@ -293,7 +297,7 @@ impl Shard {
 
     /// Whether one more line about a peer's mistake may be logged: peers must not be able to fill a disk.
     pub fn may_complain(&self) -> bool {
-        let now_s = rt::wall_ms() / 1000;
+        let now_s = rt::steady_ms() / 1000;
         let (since_s, count) = self.complaints.get();
         if (now_s - since_s).abs() >= COMPLAINT_WINDOW_S {
             self.complaints.set((now_s, 1));
@@ -308,12 +312,30 @@ impl Shard {
         self.connections.get()
     }
 
+    /// Now, for what goes by age: see [`ExpiryClock`].
+    pub fn expiry_ms(&self) -> i64 {
+        self.resources.clock.now_ms()
+    }
+
+    /// Keeps the clock for the next start; one core does it for all.
+    async fn remember_clock(&self, now_ms: i64) {
+        if self.core != 0 {
+            return;
+        }
+        let (path, bytes) = clock::memory_of(&self.config.data_dir.join("meta"), now_ms);
+        // (Without it the next start believes its clock.)
+        if let Err(error) = self.resources.disk.write_small(path.clone(), bytes, true).await {
+            tracing::warn!("{}: cannot be written: {error}", path.display());
+        }
+    }
+
     /// Retention and expiry, over and over.
     pub async fn housekeeping(self: Rc<Self>) {
         let interval = self.config.retention_check_interval_ms.max(1);
         loop {
             rt::sleep_ms(interval).await;
-            let now_ms = rt::wall_ms();
+            let now_ms = self.expiry_ms();
+            self.remember_clock(now_ms).await;
             self.resources.ahead.drop_idle();
             let all: Vec<_> = self.partitions.borrow().values().cloned().collect();
             let expiry_ms =
