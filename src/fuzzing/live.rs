@@ -61,6 +61,8 @@ pub fn run(bytes: &[u8]) {
         .make()
         .expect("an executor");
     executor.run(async {
+        // As every core has one: the runtime may sleep over a message from the control thread.
+        rt::spawn(rt::heartbeat());
         let mut input = Input::new(bytes);
         let known = Known::default();
         // The rest of the input is for the broker that starts on what the one before left.

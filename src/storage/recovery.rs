@@ -98,9 +98,36 @@ struct Scanned {
 
 /// Loads the partition in `directory`, whose leader epochs in the catalog are `reign`.
 pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Result<Recovered> {
-    let mut recovered = Recovered { reign, ..Recovered::default() };
+    let mut reports = Vec::new();
     if fs::exists(directory) {
-        finish_swaps(directory, &mut recovered.reports)?;
+        finish_swaps(directory, &mut reports)?;
+    }
+    let recovered = loop {
+        let mut recovered = Recovered { reign, ..Recovered::default() };
+        match load(directory, clean, &mut recovered)? {
+            Loaded::All => {
+                recovered.reports.splice(..0, reports);
+                break recovered;
+            }
+            // Ends: each time there are fewer segments.
+            Loaded::SetAside(set_aside) => reports.extend(set_aside),
+        }
+    };
+    for report in &recovered.reports {
+        tracing::error!("{report}");
+    }
+    Ok(recovered)
+}
+
+enum Loaded {
+    All,
+    /// Segments were taken out of the log, for the reasons given. The last of those that are left is to be read anew, as
+    /// the active one: its index file, which told where it ends, is gone, and no later start would believe it.
+    SetAside(Vec<String>),
+}
+
+fn load(directory: &Path, clean: CleanMark<'_>, recovered: &mut Recovered) -> io::Result<Loaded> {
+    if fs::exists(directory) {
         recovered.marks = Marks::read(directory)?.unwrap_or_else(|| {
             recovered.reports.push(format!("{}: marks are damaged; taken for none", directory.display()));
             Marks::default()
@@ -108,7 +135,7 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
     }
     let mut bases = match list_segments(directory) {
         Ok(bases) => bases,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(recovered),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Loaded::All),
         Err(error) => return Err(error),
     };
     recovered.directory_exists = true;
@@ -123,12 +150,11 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
     let mut position = 0;
     let last = bases.len().saturating_sub(1);
     for (at, (base_offset, path)) in bases.iter().enumerate() {
-        let scan = load_segment(directory, *base_offset, path, at == last, clean, &recovered)?;
+        let scan = load_segment(directory, *base_offset, path, at == last, clean, recovered)?;
         let known_end = expected.unwrap_or(*base_offset);
         if known_end != *base_offset {
-            if in_flight_at_most(directory, &bases[at..], clean, &recovered)? {
-                set_aside(directory, &bases[at..], &mut recovered)?;
-                break;
+            if in_flight_at_most(directory, &bases[at..], clean, recovered)? {
+                return Ok(Loaded::SetAside(set_aside(directory, &bases[at..], recovered)?));
             }
             recovered.reports.push(format!(
                 "{}: offsets {known_end}..{base_offset} are missing before this segment",
@@ -150,16 +176,12 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
         recovered.take(&scan);
     }
     if let (Some(first), Some(active)) = (recovered.segments.front(), recovered.segments.back()) {
-        active.sealed.set(false);
         recovered.log_end_offset = active.next_offset.get();
         recovered.log_start_offset =
             first.base_offset.max(recovered.marks.log_start.min(recovered.log_end_offset));
         recovered.partial = last_block(active)?;
     }
-    for report in &recovered.reports {
-        tracing::error!("{report}");
-    }
-    Ok(recovered)
+    Ok(Loaded::All)
 }
 
 /// Removes segments that lie wholly below the log start: retention or DeleteRecords has deleted them, in any order, and
@@ -193,25 +215,28 @@ fn in_flight_at_most(
 }
 
 /// Takes `segments` out of the log: their files stay, durably, under other names. The segment before them becomes the
-/// active one.
-fn set_aside(directory: &Path, segments: &[(i64, PathBuf)], recovered: &mut Recovered) -> io::Result<()> {
-    let end = recovered.segments.back().map_or(0, |segment| segment.next_offset.get());
+/// active one. Returns what is to be said of it.
+fn set_aside(directory: &Path, segments: &[(i64, PathBuf)], so_far: &Recovered) -> io::Result<Vec<String>> {
+    let before = so_far.segments.back();
+    let end = before.map_or(0, |segment| segment.next_offset.get());
+    let mut reports = Vec::new();
     // The newest first: a second crash on the way leaves the gap where it was.
     for (base_offset, path) in segments.iter().rev() {
         let saved = path.with_extension("cut-0");
         fs::rename(path, &saved)?;
         remove_if_there(&directory.join(index_file_name(*base_offset)))?;
-        recovered.reports.push(format!(
+        reports.push(format!(
             "{}: begins at offset {base_offset}, but the log ends at {end}: what was written last did not all reach \
              the disk. It was never acknowledged and is kept as {}",
             path.display(),
             saved.display()
         ));
     }
-    if let Some(active) = recovered.segments.back() {
+    if let Some(active) = before {
         remove_if_there(&directory.join(index_file_name(active.base_offset)))?;
     }
-    sync_directory(directory)
+    sync_directory(directory)?;
+    Ok(reports)
 }
 
 impl Recovered {
