@@ -23,7 +23,9 @@ use crate::catalog::{Catalog, Dynamic, ResourceKind, Topic, owner_core};
 use crate::clock;
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::coordinator::Coordinators;
-use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX, ROOM_BYTES_MIN, ROOM_CHECK_MS};
+use crate::limits::{
+    CLOCK_JUMP_MS, COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX, ROOM_BYTES_MIN, ROOM_CHECK_MS,
+};
 use crate::maps::HashMap;
 use crate::net::FramePool;
 use crate::partition::{Partition, log_config};
@@ -79,6 +81,8 @@ pub struct Shard {
     /// Connections of the whole process.
     counts: Arc<ConnectionCounts>,
     complaints: Cell<(i64, u32)>,
+    /// What the clock of expiry said when it was kept last, and the steady clock then.
+    clock_noted: Cell<(i64, i64)>,
 }
 
 /// Size and end of one partition's log (`DescribeLogDirs`).
@@ -322,10 +326,20 @@ impl Shard {
         if self.core != 0 {
             return;
         }
+        self.clock_noted.set((rt::steady_ms(), now_ms));
         let (path, bytes) = clock::memory_of(&self.config.data_dir.join("meta"), now_ms);
         // (Without it the next start believes its clock.)
         if let Err(error) = self.resources.disk.write_small(path.clone(), bytes, true).await {
             tracing::warn!("{}: cannot be written: {error}", path.display());
+        }
+    }
+
+    /// Keeps the clock at once when it has jumped: a start after a crash must know.
+    async fn note_jump(&self) {
+        let (now_ms, (steady_ms, noted_ms)) = (self.expiry_ms(), self.clock_noted.get());
+        let passed_ms = rt::steady_ms() - steady_ms;
+        if noted_ms > 0 && (now_ms - noted_ms - passed_ms).abs() > CLOCK_JUMP_MS {
+            self.remember_clock(now_ms).await;
         }
     }
 
@@ -355,6 +369,7 @@ impl Shard {
         let pool = &self.resources.pool;
         loop {
             rt::sleep_ms(ROOM_CHECK_MS).await;
+            self.note_jump().await;
             while pool.file_count() > 0 {
                 let directory = pool.directory().to_owned();
                 let free = rt::blocking(move || free_bytes(&directory)).await;

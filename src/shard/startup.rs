@@ -86,6 +86,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         ahead: ReadAhead::new(READ_AHEAD_BYTES_MAX.min(setup.tail_bytes / 8)),
         clock: open_clock(&setup),
     };
+    let remembered = resources.clock.now_ms();
     let shard = Rc::new(Shard {
         core: setup.core,
         config_now: RefCell::new(setup.config.clone()),
@@ -108,6 +109,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         connections: Cell::new(0),
         counts: setup.connections,
         complaints: Cell::new((0, 0)),
+        clock_noted: Cell::new((crate::rt::steady_ms(), remembered)),
     });
     shard.apply_dynamic(&setup.catalog.dynamic);
     for topic in setup.catalog.topics() {

@@ -310,7 +310,7 @@ impl Run {
         work.task(work.clone().compact(self.random.fork(), cleaner));
         if self.shape.jumps {
             let (sim, random, running) = (work.sim.clone(), self.random.fork(), work.running.clone());
-            rt::spawn(async move { jumps(&sim, random, || running.get() > 0).await });
+            rt::spawn(async move { jumps(&sim, random, true, || running.get() > 0).await });
         }
         if work.scarce {
             let (sim, random) = (work.sim.clone(), self.random.fork());
@@ -357,7 +357,7 @@ impl Run {
         self.ledger.acked = vec![(0, end)];
         self.topic.epoch += 1;
         let stop_ms = [1_000, HOUR_MS, 48 * HOUR_MS][self.random.below(3) as usize];
-        let jump_ms = if self.shape.jumps { a_jump(&sim, &mut self.random) } else { 0 };
+        let jump_ms = if self.shape.jumps { a_jump(&sim, &mut self.random, true) } else { 0 };
         (self.real_ms, self.wall_ms) = (sim.real_ms() + stop_ms, sim.wall_ms() + stop_ms + jump_ms);
         Ok(image)
     }

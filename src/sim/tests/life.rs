@@ -217,13 +217,13 @@ fn batch(id: u64, size: usize, producer: Option<(i64, i32)>, records: u64, now_m
 }
 
 /// Moves the wall clock about, while `go_on`.
-pub async fn jumps(sim: &Rc<Sim>, mut random: Random, go_on: impl Fn() -> bool) {
+pub async fn jumps(sim: &Rc<Sim>, mut random: Random, far_back: bool, go_on: impl Fn() -> bool) {
     for _ in 0..random.below(8) {
         sim.pause(100, 60_000).await;
         if !go_on() {
             return;
         }
-        sim.jump(a_jump(sim, &mut random));
+        sim.jump(a_jump(sim, &mut random, far_back));
     }
 }
 
@@ -237,10 +237,12 @@ pub async fn fills(sim: &Rc<Sim>, mut random: Random) {
     }
 }
 
-/// One jump, seeded: an hour or ten years, ahead or back, or to what the time really is.
-pub fn a_jump(sim: &Sim, random: &mut Random) -> i64 {
+/// One jump, seeded: an hour or ten years, ahead or back (`far_back`: ten years back of the truth as well), or to what the
+/// time really is.
+pub fn a_jump(sim: &Sim, random: &mut Random, far_back: bool) -> i64 {
     let wrong = sim.wall_ms() - sim.real_ms();
-    let jump = [HOUR_MS, -HOUR_MS, TEN_YEARS_MS, -TEN_YEARS_MS, -wrong][random.below(5) as usize];
+    let back = if far_back { -TEN_YEARS_MS } else { -wrong };
+    let jump = [HOUR_MS, -HOUR_MS, TEN_YEARS_MS, back, -wrong][random.below(5) as usize];
     // (There is no time before 1970.)
     if (wrong + jump).abs() > 3 * TEN_YEARS_MS { -wrong } else { jump }
 }
@@ -284,7 +286,7 @@ impl Worked {
         if self.shape.jumps {
             let random = self.sim.random.borrow_mut().fork();
             let this = self.clone();
-            self.task(async move { jumps(&this.sim, random, || this.running.get() > 1).await });
+            self.task(async move { jumps(&this.sim, random, true, || this.running.get() > 1).await });
         }
         if self.shape.scarce && !self.faulty {
             let random = self.sim.random.borrow_mut().fork();

@@ -144,7 +144,7 @@ impl Run {
             self.clock_ms = Some(clock.now_ms());
         }
         if self.random.percent(30) {
-            sim.jump(a_jump(sim, &mut self.random));
+            sim.jump(a_jump(sim, &mut self.random, true));
         }
         (self.real_ms, self.wall_ms) = (sim.real_ms() + stop_ms, sim.wall_ms() + stop_ms);
     }
