@@ -175,7 +175,7 @@ mod tests {
         }
     }
 
-    /// Promise 9c. A clock that jumps ten years ahead moves nothing for a day; then it is believed, because nobody
+    /// Promise 9a. A clock that jumps ten years ahead moves nothing for a day; then it is believed, because nobody
     /// has set it right.
     #[test]
     fn a_jump_ahead_is_believed_after_the_grace() {

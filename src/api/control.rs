@@ -111,8 +111,8 @@ pub(crate) fn topic_name(value: &str) -> TopicName {
     TopicName(text(value))
 }
 
-/// Leaves the first item of each key. Who describes groups answers for each once, however often a request names it: what
-/// is known of one may be a million times larger than its name.
+/// Leaves the first item of each key. Who describes groups answers for each once, however often a request names it:
+/// what is known of one may be a million times larger than its name.
 pub(crate) fn keep_first<T, K: Eq + Hash>(items: &mut Vec<T>, key: impl Fn(&T) -> K) {
     let mut seen = HashSet::new();
     items.retain(|item| seen.insert(key(item)));

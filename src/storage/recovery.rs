@@ -121,8 +121,8 @@ pub fn recover(directory: &Path, clean: CleanMark<'_>, reign: Reign) -> io::Resu
 
 enum Loaded {
     All,
-    /// Segments were taken out of the log, for the reasons given. The last of those that are left is to be read anew, as
-    /// the active one: its index file, which told where it ends, is gone, and no later start would believe it.
+    /// Segments were taken out of the log, for the reasons given. The last of those that are left is to be read anew,
+    /// as the active one: its index file, which told where it ends, is gone, and no later start would believe it.
     SetAside(Vec<String>),
 }
 

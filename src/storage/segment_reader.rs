@@ -457,8 +457,8 @@ impl LogState {
         }
     }
 
-    /// Notes where a read of `segment` ended, unless compaction has put another one in its place meanwhile: the position
-    /// would lie in the middle of one of its batches.
+    /// Notes where a read of `segment` ended, unless compaction has put another one in its place meanwhile: the
+    /// position would lie in the middle of one of its batches.
     fn note_read(&mut self, segment: &Rc<Segment>, offset: i64, position: u64) {
         let at = self.segments.binary_search_by_key(&segment.base_offset, |known| known.base_offset);
         if at.is_ok_and(|at| Rc::ptr_eq(&self.segments[at], segment)) {

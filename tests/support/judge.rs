@@ -4,7 +4,8 @@
 //! Owner: the test. Invariants: it believes only events, in their order, and assumes nothing about the broker; what
 //! was asked and not answered may have happened or not. State of what retention has dropped is forgotten, so that a
 //! run of hours stays small. Rules 6 and 13 and the simple halves of others are here, those over a whole log in
-//! `judge_scan.rs`, that of share groups in `judge_share.rs`. It must not talk to a broker. `tests/faults.rs` plants a violation of each rule.
+//! `judge_scan.rs`, that of share groups in `judge_share.rs`.
+//! It must not talk to a broker. `tests/faults.rs` plants a violation of each rule.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

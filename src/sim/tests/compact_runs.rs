@@ -1,5 +1,5 @@
-//! A compacted log over several lives: producers write keys and tombstones, a cleaner compacts beside them, clocks jump,
-//! and the disk is kept at flushes and between the renames of a swap, and recovered from.
+//! A compacted log over several lives: producers write keys and tombstones, a cleaner compacts beside them, clocks
+//! jump, and the disk is kept at flushes and between the renames of a swap, and recovered from.
 //!
 //! What is checked (promise 11a of docs/PROMISES.md): whatever is read was written at that offset; of everything below
 //! the end, the last record of each key is there; a tombstone may be missing only when `delete.retention.ms` has really

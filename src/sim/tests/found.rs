@@ -190,8 +190,8 @@ async fn read_through(log: Rc<Log>) -> Result<(), String> {
     Ok(())
 }
 
-/// One of 500 seeds of logs: DeleteRecords asked for a start to which retention had just moved the log, and was answered at
-/// once, while the mark that says so was on its way to the disk. After a power loss the records were back.
+/// One of 500 seeds of logs: DeleteRecords asked for a start to which retention had just moved the log, and was
+/// answered at once, while the mark that says so was on its way to the disk. After a power loss the records were back.
 #[test]
 fn deleted_records_stay_deleted_when_retention_was_faster() {
     for seed in 0..40 {

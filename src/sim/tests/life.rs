@@ -237,8 +237,8 @@ pub async fn fills(sim: &Rc<Sim>, mut random: Random) {
     }
 }
 
-/// One jump, seeded: an hour or ten years, ahead or back (`far_back`: ten years back of the truth as well), or to what the
-/// time really is.
+/// One jump, seeded: an hour or ten years, ahead or back (`far_back`: ten years back of the truth as well), or to what
+/// the time really is.
 pub fn a_jump(sim: &Sim, random: &mut Random, far_back: bool) -> i64 {
     let wrong = sim.wall_ms() - sim.real_ms();
     let back = if far_back { -TEN_YEARS_MS } else { -wrong };

@@ -2,8 +2,9 @@
 //! catalog, groups and transactions, and a wall clock that jumps. Each life ends by a crash; from moments kept on the
 //! way a broker is started, and what it shows is checked.
 //!
-//! What is checked: promises 2, 7, 9c, 17 and 18 of docs/PROMISES.md (acknowledged is there, once; a transaction is seen
-//! as a whole or not at all, its offsets with it; a committed offset never goes back; no clock makes anything old).
+//! What is checked: promises 2, 7, 9a, 17 and 18 of docs/PROMISES.md (acknowledged is there, once; a transaction is
+//! seen as a whole or not at all, its offsets with it; a committed offset never goes back; no clock makes anything
+//! old), and 19 for share groups.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -419,8 +420,8 @@ impl Run {
         Ok(next.expect("the last moment was looked at"))
     }
 
-    /// Stops of all lengths, and clocks that say otherwise afterwards. Not far back and forth again: what was stamped in
-    /// between is old when the crash came before the broker had noted the jump (docs/PROMISES.md).
+    /// Stops of all lengths, and clocks that say otherwise afterwards. Not far back and forth again: what was stamped
+    /// in between is old when the crash came before the broker had noted the jump (docs/PROMISES.md).
     fn time_passes(&mut self, sim: &Sim) {
         let stop_ms = [1_000, HOUR_MS, 48 * HOUR_MS][self.random.below(3) as usize];
         if self.random.percent(30) {
