@@ -319,7 +319,7 @@ impl Worked {
             let records = random.within(1, 3);
             let producer = idempotent.then_some((producer_id, next_sequence));
             // A client of this machine, whose clock jumps as well, or of another.
-            let now_ms = if number % 2 == 0 { rt::wall_ms() } else { self.sim.real_ms() };
+            let now_ms = if number.is_multiple_of(2) { rt::wall_ms() } else { self.sim.real_ms() };
             let bytes = batch(id, size, producer, records, now_ms);
             let Some(placed) = self.append(bytes.clone(), durability, producer).await else { continue };
             if idempotent {
