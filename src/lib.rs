@@ -8,6 +8,7 @@ pub mod admin;
 pub mod api;
 pub mod catalog;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod coordinator;
 pub mod fs;

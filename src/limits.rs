@@ -6,6 +6,13 @@
 /// Block size for O_DIRECT positions, lengths and addresses, bytes.
 pub const BLOCK_SIZE: usize = 4096;
 
+/// How far two readings of the system's clock may differ from the time that has passed between them, before that is
+/// called a jump, milliseconds.
+pub const CLOCK_JUMP_MS: i64 = 60_000;
+
+/// Size of the file that remembers the clock over a restart, bytes; a longer one is not read.
+pub const CLOCK_FILE_BYTES_MAX: u64 = 64;
+
 /// Distance of the broker ids of two cores' endpoints (`core.affine.listeners`); node ids are below it then.
 pub const CORE_ID_STEP: i32 = 1_000_000;
 

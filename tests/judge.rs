@@ -1,4 +1,4 @@
-//! The judge of histories has to be able to fail: each of its sixteen rules is broken once, by a history that differs
+//! The judge of histories has to be able to fail: each of its seventeen rules is broken once, by a history that differs
 //! from a clean one in a single fact, and it must name that rule.
 
 mod support;
@@ -344,4 +344,68 @@ fn rule_16_all_is_seen_soon_after_the_faults() {
     events.last_mut().expect("a scan").at_ns = 31 * SECOND;
     judge.hear(&events);
     assert!(judge.violations().iter().any(|violation| violation.rule == 16));
+}
+
+fn given(offset: i64, member: &str) -> What {
+    What::Given { place: A, offset, member: member.to_owned() }
+}
+
+fn settling(offset: i64, done: bool) -> What {
+    What::Settling { place: A, offset, done }
+}
+
+fn settled(offset: i64) -> What {
+    What::Settled { place: A, offset, code: 0 }
+}
+
+/// Three records: one is accepted, one is given back and accepted by another, one is left in a member's hands.
+fn shared() -> Vec<What> {
+    vec![
+        What::Put { place: A, first: 0, next: 3 },
+        given(0, "x"),
+        settling(0, true),
+        settled(0),
+        given(1, "x"),
+        settling(1, false),
+        given(1, "y"),
+        settling(1, true),
+        settled(1),
+        given(2, "y"),
+        What::Parted { member: "y".to_owned() },
+        given(2, "drain"),
+        settling(2, true),
+        settled(2),
+        What::Drained { all: vec![(A, 2)] },
+        // Something behind it, because the last event stands for what comes after a power loss.
+        What::Put { place: A, first: 3, next: 4 },
+    ]
+}
+
+#[test]
+fn rule_17_a_share_group_is_done_with_a_record_once() {
+    assert_eq!(judged(shared(), false), NOTHING);
+    // Not answered: it may come back, or be done.
+    let unanswered: Vec<What> =
+        shared().into_iter().filter(|what| !matches!(what, What::Settled { offset: 0, .. })).collect();
+    assert_eq!(judged(unanswered.clone(), false), NOTHING);
+    let mut back = unanswered;
+    back.insert(3, given(0, "y"));
+    assert_eq!(judged(back, false), NOTHING);
+    let inserted = |at: usize, what: What| {
+        let mut all = shared();
+        all.insert(at, what);
+        all
+    };
+    // Accepted, and given again; before and behind a drain.
+    breaks(17, inserted(4, given(0, "y")));
+    breaks(17, inserted(15, given(0, "y")));
+    // In two hands at once.
+    breaks(17, inserted(5, given(1, "y")));
+    // Refused, of a member that had it.
+    breaks(17, inserted(4, What::Settled { place: A, offset: 0, code: 121 }));
+    // Gone without anybody being done with it.
+    let mut lost = shared();
+    lost.drain(11..14);
+    lost[11] = What::Drained { all: Vec::new() };
+    breaks(17, lost);
 }

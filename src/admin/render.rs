@@ -78,7 +78,7 @@ pub(super) fn prometheus(cores: &[CoreReport], started: SystemTime) -> Vec<u8> {
 
 fn gauges(out: &mut String, cores: &[CoreReport]) {
     type Read = fn(&CoreReport) -> u64;
-    let all: [(&str, &str, &str, Read); 12] = [
+    let all: [(&str, &str, &str, Read); 13] = [
         ("gauge", "connections", "Open connections", |core| core.gauges.connections as u64),
         ("gauge", "partitions", "Partitions owned", |core| core.gauges.partitions as u64),
         ("gauge", "failed_partitions", "Partitions that no longer take appends", |core| {
@@ -87,6 +87,12 @@ fn gauges(out: &mut String, cores: &[CoreReport]) {
         ("gauge", "tail_bytes", "Memory of the logs' ends", |core| core.gauges.tail_bytes as u64),
         ("gauge", "pool_files", "Files that wait to become segments", |core| core.gauges.pool_files as u64),
         ("gauge", "pool_bytes", "Their size", |core| core.gauges.pool_bytes),
+        (
+            "gauge",
+            "clock_behind_ms",
+            "Milliseconds by which expiry stands behind a clock that jumped",
+            |core| core.gauges.clock_behind_ms,
+        ),
         ("gauge", "leases", "Slices lent to other cores", |core| core.gauges.leases as u64),
         ("gauge", "answer_bytes", "Memory of answers that are being sent", |core| {
             core.gauges.answer_bytes as u64

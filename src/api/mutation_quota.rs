@@ -35,7 +35,7 @@ impl Mutations {
         let limit = context.throttle.mutation_limit();
         let left = match &limit {
             Some(limit) => {
-                at_home(&context.shard, limit, |quotas, limit| quotas.balance(limit, rt::wall_ms())).await
+                at_home(&context.shard, limit, |quotas, limit| quotas.balance(limit, rt::steady_ms())).await
             }
             None => 0.0,
         };

@@ -162,7 +162,7 @@ async fn charge(
 
 /// Puts an amount on the account of a limit, wherever it is kept; the pause it takes, milliseconds.
 pub(super) async fn record(shard: &Shard, limit: &Limit, amount: f64) -> u64 {
-    at_home(shard, limit, move |quotas, limit| quotas.record(limit, amount, rt::wall_ms())).await
+    at_home(shard, limit, move |quotas, limit| quotas.record(limit, amount, rt::steady_ms())).await
 }
 
 /// Asks the core that keeps the account of a limit; the default when the broker stops meanwhile.

@@ -65,6 +65,8 @@ pub struct BrokerConfig {
     pub retention_bytes: i64,
     /// `log.retention.check.interval.ms`.
     pub retention_check_interval_ms: u64,
+    /// `ringlog.clock.jump.grace.ms`.
+    pub clock_grace_ms: i64,
     /// `log.cleaner.*`: the threads that compact.
     pub cleaner: CleanerSettings,
     /// `log.cleanup.policy`.
@@ -203,6 +205,7 @@ impl BrokerConfig {
                 .max(-1),
             retention_bytes: long("log.retention.bytes"),
             retention_check_interval_ms: long("log.retention.check.interval.ms") as u64,
+            clock_grace_ms: long("ringlog.clock.jump.grace.ms"),
             cleaner: read_cleaner(&settings),
             cleanup_policy: CleanupPolicy::parse(&text(&settings, "log.cleanup.policy")),
             segment_bytes: long("log.segment.bytes") as u32,

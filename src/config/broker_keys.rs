@@ -224,15 +224,12 @@ const GENERAL_KEYS: &[KeySpec] = &[
         synonyms: &[],
         support: Support::Full,
     },
-    KeySpec {
-        name: "log.retention.check.interval.ms",
-        kind: Kind::Long(1, i64::MAX),
-        default: Some("300000"),
-        doc: "How often the broker looks for segments to delete, in milliseconds.",
-        scope: Scope::Broker,
-        synonyms: &[],
-        support: Support::Full,
-    },
+    broker(
+        "log.retention.check.interval.ms",
+        Kind::Long(1, i64::MAX),
+        "300000",
+        "How often the broker looks for segments to delete, in milliseconds.",
+    ),
     KeySpec {
         name: "log.cleanup.policy",
         kind: Kind::List(&["delete", "compact"]),
@@ -616,6 +613,12 @@ const GENERAL_KEYS: &[KeySpec] = &[
         synonyms: &[],
         support: Support::Full,
     },
+    broker(
+        "ringlog.clock.jump.grace.ms",
+        Kind::Long(0, i64::MAX),
+        "86400000",
+        "How long the system's clock must stand after a jump (of more than a minute) before what it makes too old is deleted; what has been kept for less is never taken for older than it is. 0 follows every jump at once.",
+    ),
     KeySpec {
         name: "ringlog.cores",
         kind: Kind::Text,
@@ -634,15 +637,12 @@ const GENERAL_KEYS: &[KeySpec] = &[
         synonyms: &[],
         support: Support::Full,
     },
-    KeySpec {
-        name: "ringlog.segment.pool.bytes",
-        kind: Kind::Size(0, i64::MAX),
-        default: Some("4294967296"),
-        doc: "Disk space that the files of deleted segments may keep, ready to be overwritten by new ones, for the whole process; a fresh broker prepares up to 256 MiB of such files.",
-        scope: Scope::Broker,
-        synonyms: &[],
-        support: Support::Full,
-    },
+    broker(
+        "ringlog.segment.pool.bytes",
+        Kind::Size(0, i64::MAX),
+        "4294967296",
+        "Disk space that the files of deleted segments may keep, ready to be overwritten by new ones, for the whole process; a fresh broker prepares up to 256 MiB of such files.",
+    ),
     KeySpec {
         name: "admin.listeners",
         kind: Kind::Text,
@@ -652,15 +652,12 @@ const GENERAL_KEYS: &[KeySpec] = &[
         synonyms: &[],
         support: Support::Full,
     },
-    KeySpec {
-        name: "ringlog.write.caching",
-        kind: Kind::Bool,
-        default: Some("false"),
-        doc: "Whether acks=all is answered before the flush, for topics that do not set write.caching. Faster, and a power loss can lose what was acknowledged.",
-        scope: Scope::Broker,
-        synonyms: &[],
-        support: Support::Full,
-    },
+    broker(
+        "ringlog.write.caching",
+        Kind::Bool,
+        "false",
+        "Whether acks=all is answered before the flush, for topics that do not set write.caching. Faster, and a power loss can lose what was acknowledged.",
+    ),
 ];
 
 /// Kafka 4 broker keys that Ringlog has no use for (yet), sorted.

@@ -168,7 +168,7 @@ pub(super) async fn serve(shard: Rc<Shard>) {
             if now_ms >= expiry_ms {
                 expiry_ms = now_ms + check_interval_ms(&shard);
                 for partition in &all {
-                    partition.expire_offsets();
+                    partition.expire_offsets(shard.expiry_ms());
                     rt::yield_now().await;
                 }
             }

@@ -327,8 +327,8 @@ impl GroupPartition {
     }
 
     /// Removes offsets that are due, and groups of which nothing is left.
-    pub(super) fn expire_offsets(self: &Rc<Self>) {
-        let (now_ms, retention_ms) = (rt::wall_ms(), self.config.groups.offsets_retention_ms);
+    pub(super) fn expire_offsets(self: &Rc<Self>, now_ms: i64) {
+        let retention_ms = self.config.groups.offsets_retention_ms;
         let all: Vec<_> = self.groups.borrow().iter().map(|(n, g)| (n.clone(), g.clone())).collect();
         for (name, group) in all {
             let due = group.borrow().expired(now_ms, retention_ms);

@@ -51,6 +51,9 @@ pub struct TxnPartition {
 struct TxnId {
     id: String,
     now: RefCell<TxnMetadata>,
+    /// Since when this process knows of the transaction, on the steady clock: its time-out counts from here, so that
+    /// no jump of the clock and no stop of the broker takes any of it away.
+    open_ms: Cell<i64>,
     /// A step is on its way to the log.
     busy: Cell<bool>,
     changed: Event,
@@ -82,7 +85,13 @@ async fn within(until: Instant, event: &Event, condition: impl Fn() -> bool) -> 
 
 impl TxnId {
     fn new(id: String, now: TxnMetadata) -> Rc<TxnId> {
-        Rc::new(TxnId { id, now: RefCell::new(now), busy: Cell::new(false), changed: Event::default() })
+        Rc::new(TxnId {
+            id,
+            now: RefCell::new(now),
+            open_ms: Cell::new(rt::steady_ms()),
+            busy: Cell::new(false),
+            changed: Event::default(),
+        })
     }
 
     fn is_free(&self) -> bool {
@@ -156,17 +165,20 @@ impl Transactions {
 
     /// Aborts the transactions of this core that took longer than their time-out.
     pub async fn abort_timed_out(&self, shard: &Rc<Shard>) {
-        let now_ms = rt::wall_ms();
+        let now_ms = rt::steady_ms();
         for partition in self.all() {
             let late: Vec<_> = {
                 let ids = partition.ids.borrow();
-                ids.values().filter(|one| one.now.borrow().is_timed_out(now_ms)).cloned().collect()
+                ids.values()
+                    .filter(|one| one.now.borrow().is_timed_out(now_ms - one.open_ms.get()))
+                    .cloned()
+                    .collect()
             };
             for one in late {
                 let Some(turn) = one.try_turn() else { continue };
                 let abort = {
                     let now = one.now.borrow();
-                    now.is_timed_out(now_ms).then(|| now.fenced(now_ms))
+                    now.is_timed_out(now_ms - one.open_ms.get()).then(|| now.fenced(rt::wall_ms()))
                 };
                 let Some(abort) = abort else { continue };
                 tracing::info!(transactional_id = one.id, "transaction aborted: it took too long");
@@ -257,6 +269,10 @@ impl TxnPartition {
             tracing::warn!(transactional_id = one.id, "a step was not stored: {error}");
             TxnError::NotAvailable
         })?;
+        let opens = next.phase == TxnPhase::Ongoing && one.now.borrow().phase != TxnPhase::Ongoing;
+        if opens {
+            one.open_ms.set(rt::steady_ms());
+        }
         *one.now.borrow_mut() = next;
         Ok(())
     }

@@ -146,15 +146,15 @@ pub async fn serve(shard: Rc<Shard>) {
         }
     }
     let config = shard.config.transactions.clone();
-    let mut expired_ms = rt::wall_ms();
+    let mut expired_ms = rt::steady_ms();
     while !shard.is_stopping() {
         let stop = shard.stop.wait_until(|| shard.is_stopping());
         futures_lite::future::or(stop, rt::sleep_ms(config.abort_interval_ms)).await;
         shard.coordinators.transactions.abort_timed_out(&shard).await;
-        let now_ms = rt::wall_ms();
+        let now_ms = rt::steady_ms();
         if now_ms.saturating_sub(expired_ms) >= config.expiry_interval_ms {
             expired_ms = now_ms;
-            let before_ms = now_ms.saturating_sub(config.id_expiration_ms);
+            let before_ms = shard.expiry_ms().saturating_sub(config.id_expiration_ms);
             shard.coordinators.transactions.expire(before_ms).await;
         }
     }

@@ -38,7 +38,7 @@ impl Shard {
                 if self.is_stopping() {
                     return;
                 }
-                match clean(&partition, &cleaner).await {
+                match clean(&partition, &cleaner, self.expiry_ms()).await {
                     Pass::Done => {}
                     Pass::Later => break,
                     Pass::Never => drop(given_up.insert((partition.topic_id, partition.index))),
@@ -50,7 +50,7 @@ impl Shard {
     }
 
     async fn dirtiest(&self, given_up: &HashSet<super::PartitionKey>) -> Option<Rc<Partition>> {
-        let now_ms = rt::wall_ms();
+        let now_ms = self.expiry_ms();
         let all: Vec<_> = self.partitions.borrow().values().cloned().collect();
         let mut best: Option<(bool, u64, Rc<Partition>)> = None;
         for partition in all {
@@ -74,9 +74,9 @@ enum Pass {
     Never,
 }
 
-async fn clean(partition: &Rc<Partition>, cleaner: &Cleaner) -> Pass {
-    let began_ms = rt::wall_ms();
-    match partition.log.compact(cleaner, began_ms).await {
+async fn clean(partition: &Rc<Partition>, cleaner: &Cleaner, now_ms: i64) -> Pass {
+    let began_ms = rt::steady_ms();
+    match partition.log.compact(cleaner, now_ms).await {
         Ok(Some(stats)) => {
             tracing::info!(
                 partition = %partition.log.name(),
@@ -84,7 +84,7 @@ async fn clean(partition: &Rc<Partition>, cleaner: &Cleaner) -> Pass {
                 keys = stats.keys,
                 read_bytes = stats.read_bytes,
                 written_bytes = stats.written_bytes,
-                ms = rt::wall_ms() - began_ms,
+                ms = rt::steady_ms() - began_ms,
                 "log compacted"
             );
             Pass::Done

@@ -20,9 +20,12 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, Dynamic, ResourceKind, Topic, owner_core};
+use crate::clock;
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::coordinator::Coordinators;
-use crate::limits::{COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX, ROOM_BYTES_MIN, ROOM_CHECK_MS};
+use crate::limits::{
+    CLOCK_JUMP_MS, COMPLAINT_WINDOW_S, COMPLAINTS_PER_WINDOW_MAX, ROOM_BYTES_MIN, ROOM_CHECK_MS,
+};
 use crate::maps::HashMap;
 use crate::net::{AnswerMemory, FramePool};
 use crate::partition::{Partition, log_config};
@@ -80,6 +83,8 @@ pub struct Shard {
     /// Connections of the whole process.
     counts: Arc<ConnectionCounts>,
     complaints: Cell<(i64, u32)>,
+    /// What the clock of expiry said when it was kept last, and the steady clock then.
+    clock_noted: Cell<(i64, i64)>,
 }
 
 /// Size and end of one partition's log (`DescribeLogDirs`).
@@ -112,6 +117,8 @@ pub struct Gauges {
     pub leases: usize,
     /// Memory of answers that are being sent, bytes.
     pub answer_bytes: usize,
+    /// How far the clock that expiry goes by stands behind the system's, because that jumped; milliseconds.
+    pub clock_behind_ms: u64,
 }
 
 /// The active segment of one partition at a clean stop.
@@ -170,6 +177,7 @@ impl Shard {
             pool_bytes: self.resources.pool.pooled_bytes(),
             leases: self.leases.count(),
             answer_bytes: self.answers.held_bytes(),
+            clock_behind_ms: self.resources.clock.behind_ms(),
         }
     }
 
@@ -298,7 +306,7 @@ impl Shard {
 
     /// Whether one more line about a peer's mistake may be logged: peers must not be able to fill a disk.
     pub fn may_complain(&self) -> bool {
-        let now_s = rt::wall_ms() / 1000;
+        let now_s = rt::steady_ms() / 1000;
         let (since_s, count) = self.complaints.get();
         if (now_s - since_s).abs() >= COMPLAINT_WINDOW_S {
             self.complaints.set((now_s, 1));
@@ -313,12 +321,40 @@ impl Shard {
         self.connections.get()
     }
 
+    /// Now, for what goes by age: see [`ExpiryClock`].
+    pub fn expiry_ms(&self) -> i64 {
+        self.resources.clock.now_ms()
+    }
+
+    /// Keeps the clock for the next start; one core does it for all.
+    async fn remember_clock(&self, now_ms: i64) {
+        if self.core != 0 {
+            return;
+        }
+        self.clock_noted.set((rt::steady_ms(), now_ms));
+        let (path, bytes) = clock::memory_of(&self.config.data_dir.join("meta"), now_ms);
+        // (Without it the next start believes its clock.)
+        if let Err(error) = self.resources.disk.write_small(path.clone(), bytes, true).await {
+            tracing::warn!("{}: cannot be written: {error}", path.display());
+        }
+    }
+
+    /// Keeps the clock at once when it has jumped: a start after a crash must know.
+    async fn note_jump(&self) {
+        let (now_ms, (steady_ms, noted_ms)) = (self.expiry_ms(), self.clock_noted.get());
+        let passed_ms = rt::steady_ms() - steady_ms;
+        if noted_ms > 0 && (now_ms - noted_ms - passed_ms).abs() > CLOCK_JUMP_MS {
+            self.remember_clock(now_ms).await;
+        }
+    }
+
     /// Retention and expiry, over and over.
     pub async fn housekeeping(self: Rc<Self>) {
         let interval = self.config.retention_check_interval_ms.max(1);
         loop {
             rt::sleep_ms(interval).await;
-            let now_ms = rt::wall_ms();
+            let now_ms = self.expiry_ms();
+            self.remember_clock(now_ms).await;
             self.resources.ahead.drop_idle();
             let all: Vec<_> = self.partitions.borrow().values().cloned().collect();
             let expiry_ms =
@@ -338,6 +374,7 @@ impl Shard {
         let pool = &self.resources.pool;
         loop {
             rt::sleep_ms(ROOM_CHECK_MS).await;
+            self.note_jump().await;
             while pool.file_count() > 0 {
                 let directory = pool.directory().to_owned();
                 let free = rt::blocking(move || free_bytes(&directory)).await;

@@ -137,7 +137,7 @@ impl Sessions {
             return 0;
         }
         let mut sessions = self.sessions.borrow_mut();
-        let now_ms = rt::wall_ms();
+        let now_ms = rt::steady_ms();
         if sessions.len() >= self.slots {
             let oldest = sessions.iter().min_by_key(|(_, session)| session.used_ms);
             match oldest.map(|(id, session)| (*id, now_ms - session.used_ms)) {
@@ -180,7 +180,7 @@ impl Sessions {
             return Err(SessionError::InvalidEpoch);
         }
         session.epoch = if epoch == i32::MAX { 1 } else { epoch + 1 };
-        session.used_ms = rt::wall_ms();
+        session.used_ms = rt::steady_ms();
         for (topic, partition) in &request.forgotten {
             session.forget(topic, *partition);
         }

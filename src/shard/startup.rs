@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{CleanPartition, ConnectionCounts, Control, Mesh, PartitionKey, Sessions, Shard};
 use crate::catalog::Catalog;
+use crate::clock::{ExpiryClock, memory_of, remembered_ms};
 use crate::config::BrokerConfig;
 use crate::fs;
 use crate::limits::{POOL_PREFILL_BYTES_MAX, READ_AHEAD_BYTES_MAX};
@@ -54,6 +55,20 @@ pub struct ShardSetup {
     pub frame_bytes: usize,
 }
 
+/// The clock that expiry goes by, as the last life left it; from the first start on, one core keeps it on disk.
+fn open_clock(setup: &ShardSetup) -> Rc<ExpiryClock> {
+    let meta = setup.config.data_dir.join("meta");
+    let remembered_ms = remembered_ms(&meta);
+    let clock = ExpiryClock::new(setup.config.clock_grace_ms, remembered_ms);
+    if setup.core == 0 && remembered_ms.is_none() {
+        let (path, bytes) = memory_of(&meta, clock.now_ms());
+        if let Err(error) = write_small_blocking(&path, &bytes) {
+            tracing::warn!("{}: cannot be written: {error}", path.display());
+        }
+    }
+    Rc::new(clock)
+}
+
 /// Opens the state of one core; recovers its partitions.
 pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
     let cores = setup.mesh.cores();
@@ -69,7 +84,9 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         cache: TailCache::new(setup.tail_bytes),
         rounds: Default::default(),
         ahead: ReadAhead::new(READ_AHEAD_BYTES_MAX.min(setup.tail_bytes / 8)),
+        clock: open_clock(&setup),
     };
+    let remembered = resources.clock.now_ms();
     let shard = Rc::new(Shard {
         core: setup.core,
         config_now: RefCell::new(setup.config.clone()),
@@ -93,6 +110,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         connections: Cell::new(0),
         counts: setup.connections,
         complaints: Cell::new((0, 0)),
+        clock_noted: Cell::new((crate::rt::steady_ms(), remembered)),
     });
     shard.apply_dynamic(&setup.catalog.dynamic);
     for topic in setup.catalog.topics() {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::world::Node;
+use super::world::{Node, PAGE};
 use super::{Op, Sim, current};
 
 /// An open file or directory.
@@ -124,7 +124,10 @@ pub fn open_sim(sim: Rc<Sim>, path: &Path, create: bool) -> io::Result<SimFile> 
     let known = sim.world.borrow().node(path);
     let node = match known {
         Some(node) => node,
-        None if create => Node::File(sim.make_file(path)?),
+        None if create => {
+            sim.room_for_name(sim.names_refused.get().0)?;
+            Node::File(sim.make_file(path)?)
+        }
         None => return Err(io::ErrorKind::NotFound.into()),
     };
     Ok(SimFile { sim, path: path.to_owned(), node, cursor: 0 })
@@ -150,9 +153,21 @@ impl SimFile {
         Ok(self.sim.world.borrow().inode(self.number()?).live.bytes(at, size))
     }
 
+    /// Whether there is room for the file to be so long.
+    fn may_grow(&self, end: u64) -> io::Result<()> {
+        let size = self.sim.world.borrow().inode(self.number()?).live.size;
+        let grown = end.next_multiple_of(PAGE).saturating_sub(size.next_multiple_of(PAGE));
+        if grown > 0 { self.sim.room_for(grown) } else { Ok(()) }
+    }
+
     fn write_now(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let file = self.number()?;
         let outcome = self.sim.step(Op::Write, &self.path, at);
+        if outcome.is_ok() {
+            // (What does not fit is not written at all: a file system may write a part of it, but these are files
+            // that mean nothing until all of them is there.)
+            self.may_grow(at + bytes.len() as u64)?;
+        }
         let now_ms = self.sim.wall_ms();
         let mut world = self.sim.world.borrow_mut();
         let id = world.begin_write(file, at, bytes.into());
@@ -177,6 +192,7 @@ impl SimFile {
         let file = self.number()?;
         let size = self.sim.world.borrow().inode(file).live.size;
         if end > size {
+            self.may_grow(end)?;
             let now_ms = self.sim.wall_ms();
             self.sim.world.borrow_mut().set_size(file, end, now_ms);
         }
@@ -403,6 +419,9 @@ pub fn rename(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()> {
     sim.step(Op::Meta, to, 0)?;
     there(&sim, from)?;
     there(&sim, to.parent().unwrap_or(to))?;
+    if sim.world.borrow().node(to).is_none() {
+        sim.room_for_name(sim.names_refused.get().1)?;
+    }
     sim.world.borrow_mut().rename(from, to);
     Ok(())
 }
@@ -416,6 +435,7 @@ pub fn hard_link(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<()>
     if sim.world.borrow().node(to).is_some() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
+    sim.room_for_name(sim.names_refused.get().0)?;
     sim.world.borrow_mut().link(file, to);
     Ok(())
 }
@@ -457,6 +477,7 @@ pub fn create_dir_all(path: impl AsRef<Path>) -> io::Result<()> {
         path.ancestors().take_while(|up| sim.world.borrow().node(up).is_none()).collect();
     for directory in missing.into_iter().rev() {
         sim.step(Op::Meta, directory, 0)?;
+        sim.room_for_name(sim.names_refused.get().0)?;
         sim.world.borrow_mut().make_directory(directory);
     }
     Ok(())

@@ -28,7 +28,7 @@ pub use random::Random;
 pub use world::{Crash, World};
 
 /// Wall clock at the beginning of each simulation, milliseconds since 1970.
-const EPOCH_MS: i64 = 1_700_000_000_000;
+pub const EPOCH_MS: i64 = 1_700_000_000_000;
 
 /// Steps after which a simulation is taken for endless.
 const STEPS_MAX: u64 = 5_000_000;
@@ -57,8 +57,27 @@ pub enum Canary {
     StaleBatches,
     /// A failed flush is tried again.
     RetriedFlush,
+    /// Compaction puts a new segment in the place of old ones before its name is durable.
+    HastySwap,
+    /// Compaction drops tombstones at once.
+    EarlyTombstone,
+    /// What goes by age goes by the system's clock, wherever it jumps to.
+    JumpingClock,
+    /// An acknowledgement of a share group is answered before it is stored.
+    HastyShare,
     /// Coordinators answer when their records are written, not when they are flushed.
     WrittenState,
+}
+
+/// Three clocks, milliseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+struct Clocks {
+    /// The truth.
+    real_ms: i64,
+    /// The one that never jumps: it begins where the wall clock is when a process starts.
+    steady_ms: i64,
+    /// The one that may say anything.
+    wall_ms: i64,
 }
 
 /// What is kept of one moment: the disk, and how many steps had been taken.
@@ -98,13 +117,17 @@ pub struct Sim {
     pub snapshots: RefCell<Vec<Snapshot>>,
     /// The planted bug.
     pub canary: Cell<Option<Canary>>,
+    /// Bytes that files may have in all; `None` is a disk with room.
+    pub capacity: Cell<Option<u64>>,
+    /// How many new names of a hundred a full disk refuses, made and renamed: a directory may need another block.
+    pub names_refused: Cell<(u64, u64)>,
     /// The step that failed by plan: what it was.
     pub failed: RefCell<Option<(Op, String, u64)>>,
     steps: Cell<u64>,
     flushes: Cell<u64>,
     trace: Cell<u64>,
-    /// Added to the wall clock: it may jump.
-    pub clock_shift_ms: Cell<i64>,
+    /// What the clocks said when the simulation began.
+    began: Cell<Clocks>,
 }
 
 thread_local! {
@@ -155,11 +178,13 @@ impl Sim {
             plan: RefCell::default(),
             snapshots: RefCell::default(),
             canary: Cell::new(None),
+            capacity: Cell::new(None),
+            names_refused: Cell::new((25, 25)),
             failed: RefCell::default(),
             steps: Cell::new(0),
             flushes: Cell::new(0),
             trace: Cell::new(0xcbf2_9ce4_8422_2325),
-            clock_shift_ms: Cell::new(0),
+            began: Cell::new(Clocks { real_ms: EPOCH_MS, steady_ms: EPOCH_MS, wall_ms: EPOCH_MS }),
         });
         CURRENT.set(Some(sim.clone()));
         (sim.clone(), Entered(sim))
@@ -186,12 +211,33 @@ impl Sim {
 
     /// Simulated wall clock, milliseconds since 1970.
     pub fn wall_ms(&self) -> i64 {
-        EPOCH_MS + (self.executor.now_us() / 1000) as i64 + self.clock_shift_ms.get()
+        self.began.get().wall_ms + self.passed_ms()
     }
 
     /// A clock that never jumps, milliseconds.
     pub fn steady_ms(&self) -> i64 {
-        EPOCH_MS + (self.executor.now_us() / 1000) as i64
+        self.began.get().steady_ms + self.passed_ms()
+    }
+
+    /// What time it really is, which no clock of the broker knows.
+    pub fn real_ms(&self) -> i64 {
+        self.began.get().real_ms + self.passed_ms()
+    }
+
+    fn passed_ms(&self) -> i64 {
+        (self.executor.now_us() / 1000) as i64
+    }
+
+    /// Begins another life at this time, with a wall clock that says something else.
+    pub fn set_clocks(&self, real_ms: i64, wall_ms: i64) {
+        self.began.set(Clocks { real_ms, steady_ms: wall_ms, wall_ms });
+    }
+
+    /// Moves the wall clock.
+    pub fn jump(&self, by_ms: i64) {
+        let began = self.began.get();
+        self.began.set(Clocks { wall_ms: began.wall_ms + by_ms, ..began });
+        self.note(by_ms as u64);
     }
 
     /// The same as an [`Instant`], for code that measures waits.
@@ -271,6 +317,35 @@ impl Sim {
         let tags = self.plan.borrow().tags.clone();
         let tags = tags.map(|tags| tags()).unwrap_or_default();
         self.snapshots.borrow_mut().push(Snapshot { step, tags, world });
+    }
+
+    /// Leaves so much room on the disk, for a while; `None` is as much as anybody wants.
+    pub fn leave_room(&self, bytes: Option<u64>) {
+        let used = self.world.borrow().used_bytes();
+        self.capacity.set(bytes.map(|bytes| used + bytes));
+        self.note(bytes.unwrap_or(u64::MAX));
+    }
+
+    /// Whether a file may grow by so much.
+    fn room_for(&self, bytes: u64) -> io::Result<()> {
+        match self.capacity.get() {
+            Some(capacity) if self.world.borrow().used_bytes() + bytes > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a directory may get another name, so many of a hundred of which a full disk refuses.
+    fn room_for_name(&self, refused: u64) -> io::Result<()> {
+        let full = match self.capacity.get() {
+            Some(_) => refused == 100 || self.room_for(world::PAGE).is_err(),
+            None => false,
+        };
+        if full && self.random.borrow_mut().percent(refused) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
     }
 
     /// Makes a file in a directory that must be there.

@@ -412,6 +412,12 @@ impl World {
         next
     }
 
+    /// Bytes of all files that have a name, in whole pages.
+    pub fn used_bytes(&self) -> u64 {
+        let files: std::collections::BTreeSet<u64> = self.files().into_iter().map(|(_, file)| file).collect();
+        files.iter().map(|file| self.inode(*file).live.size.next_multiple_of(PAGE)).sum()
+    }
+
     /// Changes a file's bytes behind everybody's back: what rot, a misdirected write or a stale block leaves.
     pub fn damage(&mut self, file: u64, at: u64, data: &[u8]) {
         let inode = self.inode_mut(file);

@@ -5,7 +5,7 @@
 //! anything is written; a sealed segment is flushed, cut to its length and described by an index file.
 //! It must not validate batches (the partition did) or answer anybody.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::disk::DiskFile;
@@ -304,10 +304,12 @@ impl Log {
     ) -> std::io::Result<(PoolFile, Rc<dyn DiskFile>)> {
         if !self.directory_made.get() {
             self.disk.create_dir(self.directory.clone()).await?;
-            let metadata = self.metadata_file.borrow_mut().take();
+            let metadata = self.metadata_file.borrow().clone();
             if let Some(bytes) = metadata {
                 self.disk.write_small(self.directory.join("partition.metadata"), bytes, true).await?;
             }
+            // (Only now: a full disk may have refused it, and the next attempt writes it.)
+            self.metadata_file.take();
             self.directory_made.set(true);
         }
         self.pool.take(base_offset, self.first_epoch, extent_bytes, size_bytes_max).await
@@ -372,6 +374,7 @@ impl Log {
             let new = Segment::new(state.log_end_offset, position, pool_file.path.clone(), Some(file));
             new.allocated_bytes.set(block_floor(pool_file.size_bytes));
             new.created_ms.set(rt::wall_ms());
+            new.opened_ms.set(rt::steady_ms());
             new.named.set(false);
             let new = Rc::new(new);
             state.tail.close_open();
@@ -389,23 +392,37 @@ impl Log {
         }
     }
 
+    /// Renames a file of the log; without a block for a longer directory nothing is done, and it is tried again until
+    /// there is one, or the log ends: who deletes it makes the room.
+    pub(super) async fn rename_when_room(
+        &self,
+        from: &Path,
+        to: &Path,
+        durable: bool,
+    ) -> std::io::Result<()> {
+        loop {
+            match self.disk.rename(from.to_owned(), to.to_owned(), durable).await {
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::StorageFull
+                        && !self.closed.get()
+                        && self.failure().is_none() =>
+                {
+                    tracing::warn!("cannot name {} yet: {error}", to.display());
+                    let _ = self.pool.give_up_one().await;
+                    rt::sleep_ms(NO_ROOM_PAUSE_MS).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     fn start_naming(self: &Rc<Self>, segment: Rc<Segment>, from: PathBuf) {
         let to = self.directory.join(file_name(segment.base_offset));
         let (log, work) = (self.clone(), self.work());
         rt::spawn(async move {
             let _work = work;
-            let outcome = loop {
-                match log.disk.rename(from.clone(), to.clone(), true).await {
-                    // No block for a longer directory: nothing was done, and nothing is acknowledged meanwhile.
-                    Err(error) if error.kind() == std::io::ErrorKind::StorageFull && !log.closed.get() => {
-                        tracing::warn!("cannot name segment {} yet: {error}", to.display());
-                        let _ = log.pool.give_up_one().await;
-                        rt::sleep_ms(NO_ROOM_PAUSE_MS).await;
-                    }
-                    outcome => break outcome,
-                }
-            };
-            match outcome {
+            // Nothing is acknowledged meanwhile.
+            match log.rename_when_room(&from, &to, true).await {
                 Ok(()) => {
                     segment.set_path(&to);
                     segment.named.set(true);
@@ -436,7 +453,7 @@ impl Log {
             // Opened again by the first cold read, if there is one.
             segment.close();
             drop(work);
-            log.apply_retention(rt::wall_ms()).await;
+            log.apply_retention(log.clock.now_ms()).await;
         });
     }
 
@@ -455,7 +472,7 @@ fn must_roll(active: &Segment, size: u64, config: &super::log::LogConfig) -> boo
     if used == 0 {
         return false;
     }
-    let aged = active.created_ms.get() > 0 && rt::wall_ms() - active.created_ms.get() >= config.segment_ms;
+    let aged = active.is_older_than(config.segment_ms);
     // Kafka's index stores offsets relative to the segment in 32 bits; staying below keeps files readable.
     let wide = active.next_offset.get() - active.base_offset >= i64::from(i32::MAX) - i64::from(i32::MAX / 8);
     // A recycled file is a little shorter than a segment may be: rolling early is cheaper than extending it.
@@ -512,6 +529,7 @@ impl LogState {
         if active.size_bytes.get() == 0 {
             // An idle roll may have left it empty for long.
             active.created_ms.set(rt::wall_ms());
+            active.opened_ms.set(rt::steady_ms());
         }
         active.index.borrow_mut().note(base_offset, active.size_bytes.get(), active.max_timestamp.get());
         if batch.is_transactional() {

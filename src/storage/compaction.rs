@@ -94,7 +94,7 @@ impl Log {
             dirty_from: self.dirty_from(&state),
             segment_bytes: config.segment_bytes,
             now_ms,
-            delete_retention_ms: config.delete_retention_ms,
+            horizon_ms: rt::wall_ms().max(now_ms).saturating_add(config.delete_retention_ms),
             producer_ends: state.producers.snapshot().into_iter().filter_map(last_batch).collect(),
             epochs: state.epochs.clone(),
             aborted: state.transactions.aborted_of(0, i64::MAX),
@@ -190,7 +190,8 @@ impl Log {
         let number = self.retired.get();
         self.retired.set(number + 1);
         for step in swap_steps(&self.directory, &bases, number) {
-            self.disk.rename(step.from, step.to, step.durable).await?;
+            // Not given up half-way for want of a block in the directory: the log would have failed for good.
+            self.rename_when_room(&step.from, &step.to, step.durable).await?;
         }
         for segment in old {
             segment.set_path(&self.directory.join(retired_name(segment.base_offset, number)));

@@ -52,6 +52,14 @@ pub fn swap_steps(directory: &Path, bases: &[i64], number: u64) -> Vec<Rename> {
         durable,
     };
     let first = bases[0];
+    #[cfg(test)]
+    if crate::sim::planted(crate::sim::Canary::HastySwap) {
+        let mut steps: Vec<_> =
+            bases.iter().map(|base| rename(file_name(*base), retired_name(*base, number), false)).collect();
+        steps.push(rename(cleaned_name(first), file_name(first), false));
+        steps.push(rename(cleaned_index_name(first), index_file_name(first), false));
+        return steps;
+    }
     let mut steps = vec![rename(cleaned_index_name(first), swap_name(first), true)];
     steps.extend(bases.iter().map(|base| rename(file_name(*base), retired_name(*base, number), false)));
     steps.push(rename(cleaned_name(first), file_name(first), true));

@@ -55,10 +55,10 @@ pub struct CleanPlan {
     pub dirty_from: i64,
     /// Size up to which small segments are merged into one, bytes.
     pub segment_bytes: u64,
-    /// Wall clock, milliseconds.
+    /// The time that expiry goes by, milliseconds: horizons before it are over.
     pub now_ms: i64,
-    /// How long a tombstone stays once it was compacted, milliseconds.
-    pub delete_retention_ms: i64,
+    /// Until when a tombstone stays that this pass is the first to meet; milliseconds, by the system's clock.
+    pub horizon_ms: i64,
     /// Base offset of the last batch of each idempotent producer.
     pub producer_ends: HashMap<i64, i64>,
     /// Leader epochs and their first offsets.
@@ -358,6 +358,11 @@ impl<'a> Pass<'a> {
         }
         let Ok(mut open) = OpenBatch::new(batch) else { return Verdict::Copy };
         let horizon = info.delete_horizon_ms();
+        #[cfg(test)]
+        let horizon = match crate::sim::planted(crate::sim::Canary::EarlyTombstone) {
+            true => Some(i64::MIN),
+            false => horizon,
+        };
         let forget = self.safe_to_forget && horizon.is_some_and(|until| self.plan.now_ms >= until);
         let mut tombstones = false;
         loop {
@@ -381,7 +386,7 @@ impl<'a> Pass<'a> {
         if kept == info.record_count as usize && !sets_horizon {
             return Verdict::Copy;
         }
-        let horizon = sets_horizon.then(|| self.plan.now_ms.saturating_add(self.plan.delete_retention_ms));
+        let horizon = sets_horizon.then_some(self.plan.horizon_ms);
         Verdict::Replace(open.build(horizon))
     }
 
@@ -392,10 +397,7 @@ impl<'a> Pass<'a> {
             _ if needed => Verdict::Copy,
             Some(until) if self.plan.now_ms >= until && !is_last => Verdict::Drop,
             Some(_) => Verdict::Copy,
-            None => {
-                let horizon = self.plan.now_ms.saturating_add(self.plan.delete_retention_ms);
-                with_horizon(batch, horizon).map_or(Verdict::Copy, Verdict::Replace)
-            }
+            None => with_horizon(batch, self.plan.horizon_ms).map_or(Verdict::Copy, Verdict::Replace),
         }
     }
 

@@ -27,6 +27,7 @@ use super::segment_writer::Grace;
 use super::tail::{Eviction, Tail};
 use super::tickets::Tickets;
 use super::transactions::Transactions;
+use crate::clock::ExpiryClock;
 use crate::sync::Event;
 
 /// What a topic's configuration says to its logs.
@@ -131,6 +132,7 @@ pub struct Log {
     pub(super) cache: Rc<TailCache>,
     pub(super) rounds: Rc<FlushRounds>,
     pub(super) ahead: Rc<ReadAhead>,
+    pub(super) clock: Rc<ExpiryClock>,
     /// No batch of the log has a lower leader epoch.
     pub(super) first_epoch: i32,
     pub(super) config: RefCell<LogConfig>,
@@ -172,6 +174,8 @@ pub struct LogResources {
     pub rounds: Rc<FlushRounds>,
     /// Blocks that are read ahead.
     pub ahead: Rc<ReadAhead>,
+    /// The time that expiry goes by.
+    pub clock: Rc<ExpiryClock>,
 }
 
 impl Log {
@@ -211,6 +215,7 @@ impl Log {
             cache: resources.cache.clone(),
             rounds: resources.rounds.clone(),
             ahead: resources.ahead.clone(),
+            clock: resources.clock.clone(),
             first_epoch: recovered.reign.first_epoch,
             config: RefCell::new(config),
             state: RefCell::new(state),

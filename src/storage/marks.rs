@@ -116,7 +116,10 @@ impl Log {
                 let mut state = self.state.borrow_mut();
                 state.log_start_offset = state.log_start_offset.max(wanted);
             }
-            self.apply_retention(crate::rt::wall_ms()).await;
+            self.apply_retention(self.clock.now_ms()).await;
+        } else if wanted > self.marks.get().log_start {
+            // Retention has moved the start already, and its mark may still be on the way.
+            self.raise_marks(|marks| marks.log_start = marks.log_start.max(wanted)).await?;
         }
         Ok(self.log_start_offset())
     }

@@ -164,7 +164,10 @@ fn load(directory: &Path, clean: CleanMark<'_>, recovered: &mut Recovered) -> io
         let segment = Segment::new(*base_offset, position, path.clone(), None);
         segment.adopt(&scan.summary);
         segment.sealed.set(at != last);
-        segment.created_ms.set(created_ms(path));
+        let created_ms = created_ms(path);
+        segment.created_ms.set(created_ms);
+        // (A clock that was ahead when the file was made must not keep it open for ever.)
+        segment.opened_ms.set(created_ms.min(crate::rt::steady_ms()));
         let file_size = fs::metadata(path)?.len();
         segment.allocated_bytes.set(block_floor(file_size).max(block_floor(scan.summary.size_bytes)));
         position = super::tail::block_ceil(segment.end_position());

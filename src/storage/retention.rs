@@ -74,8 +74,7 @@ impl Log {
                 return false;
             };
             let expired = config.delete_old && expired(active, now_ms, config.retention_ms);
-            let aged = active.created_ms.get() > 0
-                && now_ms.saturating_sub(active.created_ms.get()) >= config.segment_ms;
+            let aged = active.is_older_than(config.segment_ms);
             state.failed.is_none() && !self.closed.get() && (expired || config.compact && aged)
         };
         if due() {

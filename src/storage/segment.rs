@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use super::disk::{Disk, DiskFile};
 use super::index::{SegmentIndex, SegmentSummary};
+use crate::rt;
 
 /// One segment file and what is known of it.
 pub struct Segment {
@@ -27,8 +28,10 @@ pub struct Segment {
     pub next_offset: Cell<i64>,
     /// Largest record timestamp, milliseconds; -1 when empty.
     pub max_timestamp: Cell<i64>,
-    /// Wall clock of the first append, milliseconds: for `segment.ms`.
+    /// Wall clock of the first append, milliseconds.
     pub created_ms: Cell<i64>,
+    /// The same on the steady clock, for `segment.ms`: a clock that jumps rolls nothing.
+    pub opened_ms: Cell<i64>,
     /// No more appends; the file has its final length.
     pub sealed: Cell<bool>,
     /// The file carries its final name, so that recovery would find it.
@@ -67,6 +70,7 @@ impl Segment {
             next_offset: Cell::new(base_offset),
             max_timestamp: Cell::new(-1),
             created_ms: Cell::new(0),
+            opened_ms: Cell::new(0),
             sealed: Cell::new(false),
             named: Cell::new(true),
             pinned: Cell::new(false),
@@ -87,6 +91,12 @@ impl Segment {
     /// Log position after the last byte appended.
     pub fn end_position(&self) -> u64 {
         self.base_position + self.size_bytes.get()
+    }
+
+    /// Whether its first append is so long ago.
+    pub fn is_older_than(&self, ms: i64) -> bool {
+        let opened_ms = self.opened_ms.get();
+        opened_ms > 0 && rt::steady_ms().saturating_sub(opened_ms) >= ms
     }
 
     /// The path of the file now.

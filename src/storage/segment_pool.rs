@@ -149,7 +149,11 @@ impl SegmentPool {
             // leave them in the pool under a bound that no longer holds. Files of the largest bound are
             // removed at start.
             let path = self.new_path(Stale::UNKNOWN);
-            self.disk.rename(pooled.path, path.clone(), true).await?;
+            if let Err(error) = self.disk.rename(pooled.path.clone(), path.clone(), true).await {
+                // It is out of the list, and would lie there until the next start.
+                let _ = self.disk.remove(pooled.path).await;
+                return Err(error);
+            }
             let file = self.disk.open(&path, false).await?;
             return Ok((PoolFile { path, size_bytes: pooled.size_bytes }, file));
         }

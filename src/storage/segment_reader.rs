@@ -184,7 +184,7 @@ impl Log {
         }
         self.ahead.passed(segment, end);
         let end_position = segment.base_position + end;
-        self.state.borrow_mut().note_hint(next_offset, end_position);
+        self.state.borrow_mut().note_read(segment, next_offset, end_position);
         Some(ReadOutcome { size_bytes: (end - from) as usize, slices, end_position })
     }
 
@@ -209,7 +209,7 @@ impl Log {
                 Walk::Found { from, to, next_offset } => {
                     let slice = Slice::of_read(&read, head + from, head + to);
                     let end_position = target.segment.base_position + at + to as u64;
-                    self.state.borrow_mut().note_hint(next_offset, end_position);
+                    self.state.borrow_mut().note_read(&target.segment, next_offset, end_position);
                     return Ok(ReadOutcome { size_bytes: slice.len(), slices: vec![slice], end_position });
                 }
                 Walk::Further { from, need } => {
@@ -453,6 +453,15 @@ impl LogState {
             self.header_at(position).map(|batch| batch.base_offset)
         };
         if let Some(offset) = offset {
+            self.note_hint(offset, position);
+        }
+    }
+
+    /// Notes where a read of `segment` ended, unless compaction has put another one in its place meanwhile: the
+    /// position would lie in the middle of one of its batches.
+    fn note_read(&mut self, segment: &Rc<Segment>, offset: i64, position: u64) {
+        let at = self.segments.binary_search_by_key(&segment.base_offset, |known| known.base_offset);
+        if at.is_ok_and(|at| Rc::ptr_eq(&self.segments[at], segment)) {
             self.note_hint(offset, position);
         }
     }

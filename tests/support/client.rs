@@ -74,6 +74,11 @@ impl Client {
         Ok(Client { stream, next_id: 1 })
     }
 
+    /// The port of the broker.
+    pub fn port(&self) -> u16 {
+        self.stream.peer_addr().expect("a connection").port()
+    }
+
     /// How long a receive may take.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.stream.set_read_timeout(Some(timeout)).expect("a time-out");

@@ -143,6 +143,18 @@ pub enum What {
     Assigned { group: String, generation: i32, member: String, places: Vec<Place> },
     /// The whole partition was read.
     Scanned(Scan),
+    /// Records for a share group were acknowledged by the log: offsets from `first` up to below `next`.
+    Put { place: Place, first: i64, next: i64 },
+    /// A member of a share group was given a record.
+    Given { place: Place, offset: i64, member: String },
+    /// It is acknowledged: `done` by accepting or rejecting it, else given back.
+    Settling { place: Place, offset: i64, done: bool },
+    /// The acknowledgement was answered, with 0 if it holds.
+    Settled { place: Place, offset: i64, code: i16 },
+    /// A member has gone: it has nothing any more.
+    Parted { member: String },
+    /// A member has taken all that its share group had left, at a quiet moment, and is done with it.
+    Drained { all: Vec<(Place, i64)> },
 }
 
 /// What a probe asks for.

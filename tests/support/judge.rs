@@ -1,14 +1,16 @@
-//! The judge: holds a history against what a client of a correct broker can see. Sixteen rules, numbered as in
+//! The judge: holds a history against what a client of a correct broker can see. Seventeen rules, numbered as in
 //! docs/PROMISES.md ("What the judge checks"); a violation names its rule.
 //!
 //! Owner: the test. Invariants: it believes only events, in their order, and assumes nothing about the broker; what
 //! was asked and not answered may have happened or not. State of what retention has dropped is forgotten, so that a
 //! run of hours stays small. Rules 6 and 13 and the simple halves of others are here, those over a whole log in
-//! `judge_scan.rs`. It must not talk to a broker. `tests/faults.rs` plants a violation of each rule.
+//! `judge_scan.rs`, that of share groups in `judge_share.rs`.
+//! It must not talk to a broker. `tests/faults.rs` plants a violation of each rule.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::history::{Event, Place, Probe, Read, Seen, Sent, What};
+use super::judge_share::Shares;
 
 /// One rule that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +86,7 @@ pub struct Judge {
     /// Commits of one offset, by number, in the order in which they were sent.
     commits: HashMap<(String, Place), BTreeMap<u64, Commit>>,
     commit_keys: HashMap<u64, (String, Place)>,
+    pub(super) shares: Shares,
     owners: HashMap<(String, i32, Place), String>,
     violations: Vec<Violation>,
     /// Set after a power loss: only what was flushed counts.
@@ -123,6 +126,8 @@ impl Judge {
             What::Assigned { .. } => "assignments",
             What::Probed { .. } => "probes",
             What::Scanned(_) => "scans",
+            What::Settled { .. } => "settled records of share groups",
+            What::Drained { .. } => "drained share groups",
             _ => return,
         };
         *self.heard.entry(name).or_default() += 1;
@@ -144,6 +149,7 @@ impl Judge {
     /// that only needed to be written. What was acknowledged with acks=all, or read of it, has to be there.
     pub fn power_loss(&mut self) {
         self.power_lost = true;
+        self.shares.nobody_holds();
         let sent = &self.sent;
         for log in self.logs.values_mut() {
             log.known.clear();
@@ -206,6 +212,7 @@ impl Judge {
                 }
             }
             What::Scanned(scan) => self.scanned(scan, event.at_ns),
+            share => self.share(share),
         }
     }
 

@@ -16,11 +16,13 @@ pub mod fault_disk;
 pub mod history;
 pub mod judge;
 mod judge_scan;
+mod judge_share;
 pub mod ledger;
 pub mod random;
 pub mod transactions;
 pub mod workload;
 mod workload_group;
+mod workload_share;
 mod workload_txn;
 
 use std::time::{Duration, Instant};

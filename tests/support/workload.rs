@@ -20,6 +20,7 @@ use super::history::{History, Place, Probe, Read, Scan, Seen, Sent, What, now_ns
 use super::judge::Judge;
 use super::random::Random;
 use super::workload_group::Members;
+use super::workload_share::Workers;
 use super::workload_txn::Writer;
 use ringlog::wire::control_batch;
 
@@ -124,6 +125,7 @@ pub struct Workload {
     lanes: Vec<Lane>,
     writers: Vec<Writer>,
     members: Members,
+    workers: Workers,
     pace: Pace,
     topics: Vec<Place>,
     random: Mutex<Random>,
@@ -160,6 +162,7 @@ impl Workload {
             lanes,
             writers: (0..2).map(|number| Writer::new(number, random.next())).collect(),
             members: Members::new("plain", 2),
+            workers: Workers::new(client, random.next()),
             pace,
             topics,
             random: Mutex::new(Random::new(random.next())),
@@ -179,6 +182,11 @@ impl Workload {
             for number in 0..self.members.len() {
                 let stop = &stop;
                 scope.spawn(move || self.members.run(number, port, &self.history, stop));
+            }
+            scope.spawn(|| self.workers.produce(port, self.pace.small, &self.history, &stop));
+            for number in 0..self.workers.len() {
+                let stop = &stop;
+                scope.spawn(move || self.workers.run(number, port, &self.history, stop));
             }
             for (reader, committed) in [(READER_OF_ALL, false), (READER_OF_COMMITTED, true)] {
                 let (stop, all) = (&stop, &self.topics);
@@ -217,6 +225,7 @@ impl Workload {
         }
         self.writers.iter().for_each(|writer| writer.note_offset(client, history));
         self.members.note_offsets(client, history);
+        self.workers.drain(Client::connect(client.port()).expect("the broker is there"), history);
     }
 
     fn scan_one(&self, client: &mut Client, place: Place, healed_ns: u64) -> Scan {

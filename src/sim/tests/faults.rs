@@ -121,7 +121,7 @@ fn look(
     random: &mut Random,
 ) -> Result<(), String> {
     let (sim, entered) = Sim::enter(image, random.fork());
-    let resources = resources(shape).map_err(|error| format!("the pool: {error}"))?;
+    let resources = resources(shape, None).map_err(|error| format!("the pool: {error}"))?;
     for topic in topics {
         // A start that says no is not silent.
         let Ok((log, reports)) = open(shape, &resources, topic) else { continue };
@@ -215,6 +215,11 @@ fn is_caught(canary: Canary, fail: bool) {
 #[test]
 fn an_ack_before_the_flush_is_caught() {
     is_caught(Canary::EarlyFlush, false);
+}
+
+#[test]
+fn an_expiry_that_follows_a_clock_that_jumps_is_caught() {
+    is_caught(Canary::JumpingClock, false);
 }
 
 #[test]

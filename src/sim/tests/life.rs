@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::model::{Found, Model, Placed};
+use crate::clock::ExpiryClock;
 use crate::rt;
 use crate::sim::{Random, Sim};
 use crate::storage::{
@@ -18,6 +19,18 @@ use crate::wire::record_batch;
 
 /// Where everything lies on the simulated disk.
 pub const DATA: &str = "/data";
+
+pub const HOUR_MS: i64 = 3_600_000;
+const TEN_YEARS_MS: i64 = 3_652 * 24 * HOUR_MS;
+
+/// How long a clock must stand before it is believed: longer than any run.
+const CLOCK_GRACE_MS: i64 = 24 * 3_600_000;
+
+/// How long producers are remembered.
+const PRODUCER_MS: i64 = 24 * 3_600_000;
+
+/// Attempts after which a log that has room must have taken a batch.
+const GOES_ON_ATTEMPTS: u64 = 4;
 
 /// What one partition is and has been.
 #[derive(Clone)]
@@ -39,6 +52,10 @@ pub struct Shape {
     pub batches: u64,
     pub pool_bytes: u64,
     pub tail_bytes: usize,
+    /// The wall clock jumps.
+    pub jumps: bool,
+    /// The disk is full now and then.
+    pub scarce: bool,
 }
 
 impl Shape {
@@ -73,7 +90,18 @@ impl Shape {
         };
         let pool_bytes = if recycles || random.percent(50) { 64 << 20 } else { 0 };
         let tail_bytes = if random.percent(50) { 64 << 20 } else { 64 << 10 };
-        Shape { config, batch_bytes_min, batch_bytes_max, batches, pool_bytes, tail_bytes }
+        let jumps = random.percent(50);
+        let mut config = config;
+        if jumps {
+            // Longer than a run with all its stops: nothing in it ever gets so old.
+            config.retention_ms = if random.percent(80) { 7 * 24 * HOUR_MS } else { -1 };
+            config.segment_ms = if random.percent(50) { HOUR_MS } else { i64::MAX };
+            if random.percent(50) {
+                config.retention_bytes = -1;
+            }
+        }
+        let scarce = random.percent(25);
+        Shape { config, batch_bytes_min, batch_bytes_max, batches, pool_bytes, tail_bytes, jumps, scarce }
     }
 
     /// Whether an ack that was asked for with this durability is a promise about power loss.
@@ -82,7 +110,8 @@ impl Shape {
     }
 }
 
-pub fn resources(shape: &Shape) -> std::io::Result<LogResources> {
+/// `before_ms` is what the clock of expiry said in the life before.
+pub fn resources(shape: &Shape, before_ms: Option<i64>) -> std::io::Result<LogResources> {
     // As `open_shard` does.
     crate::fs::File::open(DATA)?.sync_all()?;
     let disk = this_disk();
@@ -93,6 +122,7 @@ pub fn resources(shape: &Shape) -> std::io::Result<LogResources> {
         cache: TailCache::new(shape.tail_bytes),
         rounds: Rc::default(),
         ahead: ReadAhead::new(8 << 20),
+        clock: Rc::new(ExpiryClock::new(CLOCK_GRACE_MS, before_ms)),
     })
 }
 
@@ -145,6 +175,8 @@ pub struct Worked {
     pub problem: Rc<RefCell<Option<String>>>,
     /// Errors are expected: a step fails by plan.
     pub faulty: bool,
+    /// The time that expiry goes by.
+    pub clock: Rc<ExpiryClock>,
     /// Tasks that have not ended.
     pub running: Rc<Cell<usize>>,
     pub next_id: Rc<Cell<u64>>,
@@ -160,13 +192,14 @@ impl Clone for Worked {
             epoch: self.epoch,
             problem: self.problem.clone(),
             faulty: self.faulty,
+            clock: self.clock.clone(),
             running: self.running.clone(),
             next_id: self.next_id.clone(),
         }
     }
 }
 
-fn batch(id: u64, size: usize, producer: Option<(i64, i32)>, records: u64) -> Vec<u8> {
+fn batch(id: u64, size: usize, producer: Option<(i64, i32)>, records: u64, now_ms: i64) -> Vec<u8> {
     let mut builder = BatchBuilder::new();
     if let Some((producer, sequence)) = producer {
         builder = builder.producer(producer, 0, sequence);
@@ -178,9 +211,40 @@ fn batch(id: u64, size: usize, producer: Option<(i64, i32)>, records: u64) -> Ve
         for word in value.chunks_mut(8) {
             word.copy_from_slice(&fill.next().to_le_bytes()[..word.len()]);
         }
-        builder = builder.record(1_000 + record as i64, Some(&id.to_le_bytes()), Some(&value));
+        builder = builder.record(now_ms + record as i64, Some(&id.to_le_bytes()), Some(&value));
     }
     builder.build()
+}
+
+/// Moves the wall clock about, while `go_on`.
+pub async fn jumps(sim: &Rc<Sim>, mut random: Random, far_back: bool, go_on: impl Fn() -> bool) {
+    for _ in 0..random.below(8) {
+        sim.pause(100, 60_000).await;
+        if !go_on() {
+            return;
+        }
+        sim.jump(a_jump(sim, &mut random, far_back));
+    }
+}
+
+/// Fills the disk now and then, all but a few pages, and makes room again.
+pub async fn fills(sim: &Rc<Sim>, mut random: Random) {
+    for _ in 0..random.within(1, 3) {
+        sim.pause(100, 40_000).await;
+        sim.leave_room(Some(random.below(64 << 10)));
+        sim.pause(1_000, 300_000).await;
+        sim.leave_room(None);
+    }
+}
+
+/// One jump, seeded: an hour or ten years, ahead or back (`far_back`: ten years back of the truth as well), or to what
+/// the time really is.
+pub fn a_jump(sim: &Sim, random: &mut Random, far_back: bool) -> i64 {
+    let wrong = sim.wall_ms() - sim.real_ms();
+    let back = if far_back { -TEN_YEARS_MS } else { -wrong };
+    let jump = [HOUR_MS, -HOUR_MS, TEN_YEARS_MS, back, -wrong][random.below(5) as usize];
+    // (There is no time before 1970.)
+    if (wrong + jump).abs() > 3 * TEN_YEARS_MS { -wrong } else { jump }
 }
 
 impl Worked {
@@ -219,6 +283,16 @@ impl Worked {
         let random = self.sim.random.borrow_mut().fork();
         let this = self.clone();
         self.task(async move { this.administer(random).await });
+        if self.shape.jumps {
+            let random = self.sim.random.borrow_mut().fork();
+            let this = self.clone();
+            self.task(async move { jumps(&this.sim, random, true, || this.running.get() > 1).await });
+        }
+        if self.shape.scarce && !self.faulty {
+            let random = self.sim.random.borrow_mut().fork();
+            let this = self.clone();
+            self.task(async move { fills(&this.sim, random).await });
+        }
     }
 
     async fn produce(self, number: u64, mut random: Random, batches: u64) {
@@ -244,7 +318,9 @@ impl Worked {
             };
             let records = random.within(1, 3);
             let producer = idempotent.then_some((producer_id, next_sequence));
-            let bytes = batch(id, size, producer, records);
+            // A client of this machine, whose clock jumps as well, or of another.
+            let now_ms = if number.is_multiple_of(2) { rt::wall_ms() } else { self.sim.real_ms() };
+            let bytes = batch(id, size, producer, records, now_ms);
             let Some(placed) = self.append(bytes.clone(), durability, producer).await else { continue };
             if idempotent {
                 next_sequence += records as i32;
@@ -275,6 +351,7 @@ impl Worked {
         let appended = match self.log.append(ticket, incoming, info, self.epoch, durability, -1).await {
             Ok(appended) => appended,
             Err(AppendError::Log(LogError::Failed(_) | LogError::NoSpace(_))) if self.faulty => return None,
+            Err(AppendError::Log(LogError::NoSpace(_))) if self.shape.scarce => return None,
             Err(AppendError::Log(LogError::Closed | LogError::Deleted)) => return None,
             Err(error) => {
                 self.fail(format!("an append was refused: {error:?}"));
@@ -309,9 +386,22 @@ impl Worked {
         Some(base_offset)
     }
 
+    /// With room again the log takes batches by itself: what an append may still be told is an earlier refusal.
+    pub async fn goes_on(self) {
+        self.sim.leave_room(None);
+        for attempt in 0..GOES_ON_ATTEMPTS {
+            let bytes = batch(u64::MAX - attempt, 10, None, 1, rt::wall_ms());
+            if self.append(bytes, Durability::Flushed, None).await.is_some() {
+                return;
+            }
+            rt::sleep_ms(100).await;
+        }
+        self.fail(format!("there is room again, and appends are refused: {:?}", self.log.failure()));
+    }
+
     /// Whether the log takes another batch.
     pub async fn try_append(self) -> bool {
-        let mut bytes = batch(u64::MAX, 10, None, 1);
+        let mut bytes = batch(u64::MAX, 10, None, 1, rt::wall_ms());
         let info = record_batch::parse_header(&bytes).expect("just built");
         let incoming = Incoming::Frame(&mut bytes);
         let durability = Durability::Written;
@@ -349,6 +439,10 @@ impl Worked {
             self.sim.pause(1, random.clone().within(10, 4000)).await;
             let start = self.log.log_start_offset();
             let now = self.log.high_watermark();
+            let kept = self.model.borrow().may_begin_at(start);
+            if let Err(text) = kept {
+                self.fail(text);
+            }
             if now < watermark {
                 self.fail(format!("the high watermark fell from {watermark} to {now}"));
             }
@@ -408,7 +502,10 @@ impl Worked {
             self.sim.pause(100, 40_000).await;
             if random.percent(30) {
                 self.log.close_idle_files();
-                self.log.apply_retention(rt::wall_ms()).await;
+                let now_ms = self.clock.now_ms();
+                self.log.expire_producers(now_ms - PRODUCER_MS);
+                self.log.roll_if_due(now_ms).await;
+                self.log.apply_retention(self.clock.now_ms()).await;
                 continue;
             }
             if random.percent(70) {
@@ -427,6 +524,7 @@ impl Worked {
                     self.model.borrow_mut().starts.push((step, before));
                 }
                 Err(_) if self.faulty => {}
+                Err(LogError::NoSpace(_)) if self.shape.scarce => {}
                 Err(LogError::Deleted | LogError::Closed) => {}
                 Err(error) => self.fail(format!("records below {before} cannot be deleted: {error}")),
             }

@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::life::{DATA, Shape, Topic, Worked, found, open, read_all, resources};
+use super::life::{DATA, HOUR_MS, Shape, Topic, Worked, a_jump, found, open, read_all, resources};
 use super::model::{Found, Model};
-use crate::sim::{Canary, Crash, Op, Random, Sim, Snapshot, World, verbose};
+use crate::clock::ExpiryClock;
+use crate::sim::{Canary, Crash, EPOCH_MS, Op, Random, Sim, Snapshot, World, verbose};
 use crate::storage::Log;
 
 /// Failing seeds after which no more are tried.
@@ -53,6 +54,11 @@ struct Run {
     shape: Shape,
     topics: Vec<Topic>,
     epoch: i32,
+    /// What time it is when the next life begins, and what the clock says.
+    real_ms: i64,
+    wall_ms: i64,
+    /// What the clock of expiry said last, as its file remembers.
+    clock_ms: Option<i64>,
     variant: Variant,
     summary: Summary,
 }
@@ -80,7 +86,7 @@ pub fn final_disk(seed: u64) -> (Shape, Vec<Topic>, World, Random) {
     let mut run = Run::new(seed, Variant::default());
     let world = run.lives().expect("a run without faults");
     let (sim, entered) = Sim::enter(world, run.random.fork());
-    let resources = resources(&run.shape).expect("a pool");
+    let resources = resources(&run.shape, None).expect("a pool");
     for topic in &mut run.topics {
         let (log, _) = open(&run.shape, &resources, topic).expect("a start");
         topic.model = topic.model.next_life(found(&log));
@@ -101,12 +107,14 @@ impl Run {
                 name: format!("t{number}-0"),
                 first_epoch: epoch,
                 epoch,
-                model: Model::default(),
+                model: Model { by_size: shape.config.retention_bytes >= 0, ..Model::default() },
                 clean: None,
             })
             .collect();
         let ordered = random.percent(50);
-        Run { random, ordered, shape, topics, epoch, variant, summary: Summary::default() }
+        let summary = Summary::default();
+        let (real_ms, wall_ms, clock_ms) = (EPOCH_MS, EPOCH_MS, None);
+        Run { random, ordered, shape, topics, epoch, real_ms, wall_ms, clock_ms, variant, summary }
     }
 
     fn lives(&mut self) -> Result<World, String> {
@@ -126,6 +134,21 @@ impl Run {
         Ok(world)
     }
 
+    /// Stops of all lengths between two lives, and clocks that say otherwise afterwards.
+    fn time_passes(&mut self, sim: &Sim, clock: &ExpiryClock) {
+        if !self.shape.jumps {
+            return;
+        }
+        let stop_ms = [1_000, HOUR_MS, 48 * HOUR_MS][self.random.below(3) as usize];
+        if self.clock_ms.is_none() || self.random.percent(70) {
+            self.clock_ms = Some(clock.now_ms());
+        }
+        if self.random.percent(30) {
+            sim.jump(a_jump(sim, &mut self.random, true));
+        }
+        (self.real_ms, self.wall_ms) = (sim.real_ms() + stop_ms, sim.wall_ms() + stop_ms);
+    }
+
     fn mix(&mut self, sim: &Sim) {
         sim.note(self.summary.trace);
         self.summary.trace = sim.trace();
@@ -135,8 +158,9 @@ impl Run {
         let seeded = self.random.fork();
         let (sim, entered) = Sim::enter(world, seeded);
         sim.canary.set(self.variant.canary);
+        sim.set_clocks(self.real_ms, self.wall_ms);
         sim.plan.borrow_mut().fail_at = self.variant.fail_at.filter(|_| life == 0);
-        let resources = match resources(&self.shape) {
+        let resources = match resources(&self.shape, self.clock_ms) {
             Ok(resources) => resources,
             Err(_) if sim.failed.borrow().is_some() => return Ok(self.no_start(&sim, entered)),
             Err(error) => return Err(format!("the pool: {error}")),
@@ -161,6 +185,7 @@ impl Run {
                 epoch: topic.epoch,
                 problem: problem.clone(),
                 faulty: self.variant.fail_at.is_some(),
+                clock: resources.clock.clone(),
                 running: running.clone(),
                 next_id: next_id.clone(),
             });
@@ -178,7 +203,11 @@ impl Run {
         works.iter().for_each(Worked::start);
         let last_step = if self.random.percent(70) { sim.steps() + self.random.below(600) } else { u64::MAX };
         let ended = || running.get() == 0 || sim.steps() >= last_step || problem.borrow().is_some();
-        let ran = sim.run_until(ended);
+        let mut ran = sim.run_until(ended);
+        if self.shape.scarce && self.variant.fail_at.is_none() && running.get() == 0 {
+            works.iter().for_each(|work| sim.block_on(work.clone().goes_on()));
+            ran = sim.run_until(|| running.get() == 0);
+        }
         if let Some(text) = problem.take() {
             return Err(text);
         }
@@ -208,6 +237,7 @@ impl Run {
         entered: crate::sim::Entered,
         works: Vec<Worked>,
     ) -> Result<World, String> {
+        self.time_passes(&sim, &works[0].clock);
         let starts: Vec<i64> = works.iter().map(|work| work.log.log_start_offset()).collect();
         let models: Vec<Model> = works.iter().map(|work| work.model.borrow().clone()).collect();
         let mut moments = sim.snapshots.take();
@@ -286,7 +316,7 @@ impl Run {
         if deeper && seeded.percent(20) {
             sim.plan.borrow_mut().snapshots_at = [1 + seeded.below(25)].into();
         }
-        let resources = resources(&self.shape).map_err(|error| format!("the pool: {error}"))?;
+        let resources = resources(&self.shape, None).map_err(|error| format!("the pool: {error}"))?;
         let mut all = Vec::new();
         for (at, (topic, model)) in self.topics.iter().zip(models).enumerate() {
             let name = &topic.name;

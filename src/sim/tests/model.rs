@@ -33,6 +33,8 @@ pub struct Placed {
 pub struct Model {
     /// In order of offsets, without gaps.
     pub placed: Vec<Placed>,
+    /// Retention by size may delete; else nothing is ever old enough.
+    pub by_size: bool,
     /// Requests of DeleteRecords: the step, and the start that was asked for.
     pub asked: Vec<(u64, i64)>,
     /// Answers of DeleteRecords: the step, and the start it promised.
@@ -108,10 +110,20 @@ impl Model {
         if found.start > start_then.max(asked.unwrap_or(0)) {
             return Err(format!("{found:?}, but the log began at {start_then}"));
         }
+        self.may_begin_at(found.start)?;
         if found.end > found.start && self.around(found.start).is_none() {
             return Err(format!("{found:?}: no batch was ever there"));
         }
         Ok(())
+    }
+
+    /// Whether the log may begin at `start` at all.
+    pub fn may_begin_at(&self, start: i64) -> Result<(), String> {
+        let asked = self.asked.iter().chain(&self.starts).map(|(_, start)| *start).max().unwrap_or(0);
+        if self.by_size || start <= asked {
+            return Ok(());
+        }
+        Err(format!("the log begins at {start}: nothing of it was old enough, only {asked} was asked for"))
     }
 
     /// Compares bytes that were read with what the log took; gives the offset after them.
@@ -143,7 +155,8 @@ impl Model {
         for placed in &mut placed {
             (placed.acked_at, placed.promised_at) = (Some(0), Some(0));
         }
+        // (What was asked for and not answered may be on disk already.)
         let start = self.starts.iter().map(|(_, start)| *start).max().unwrap_or(0);
-        Model { placed, asked: Vec::new(), starts: vec![(0, start)] }
+        Model { placed, asked: vec![(0, found.start)], starts: vec![(0, start)], by_size: self.by_size }
     }
 }

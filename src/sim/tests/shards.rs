@@ -1,9 +1,10 @@
 //! A whole broker below the network over several lives: two cores with a mesh that delivers in a seeded order, the
-//! catalog, groups and transactions. Each life ends by a crash; from moments kept on the way a broker is started, and
-//! what it shows is checked.
+//! catalog, groups and transactions, and a wall clock that jumps. Each life ends by a crash; from moments kept on the
+//! way a broker is started, and what it shows is checked.
 //!
-//! What is checked: promises 2, 7, 17 and 18 of docs/PROMISES.md (acknowledged is there, once; a transaction is seen as
-//! a whole or not at all, its offsets with it; a committed offset never goes back).
+//! What is checked: promises 2, 7, 9a, 17 and 18 of docs/PROMISES.md (acknowledged is there, once; a transaction is
+//! seen as a whole or not at all, its offsets with it; a committed offset never goes back; no clock makes anything
+//! old), and 19 for share groups.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,31 +12,24 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::log_runs::{Summary, caught};
-use crate::catalog::CatalogChange;
-use crate::config::{BrokerConfig, ConfigSources, load};
-use crate::coordinator::classic_sync::MemberRef;
-use crate::coordinator::groups_offsets::CommitItem;
-use crate::coordinator::state_log::RecordProducer;
-use crate::coordinator::txn_state::{ProducerKey, TxnError};
-use crate::coordinator::{self, Home, InternalTopic, groups, home_of, txn_api};
-use crate::rt;
-use crate::shard::{
-    ConnectionCounts, Control, LocalFuture, Shard, ShardSetup, build_mesh, open_shard, write_clean_mark,
+use super::broker::{
+    Broker, DATA, PARTITIONS, TOPIC, commit_offset, config, fetch_offset, init, make_topic, patiently,
+    produce,
 };
-use crate::sim::{Canary, Crash, Entered, Random, Sim, Snapshot, World};
-use crate::storage::{Incoming, Isolation, Verification};
-use crate::wire::batch_builder::BatchBuilder;
+use super::life::{HOUR_MS, a_jump, fills, jumps};
+use super::log_runs::{Summary, caught};
+use super::shares::{self, MEMBERS, Queue, SHARED, SHARED_PARTITIONS};
+use crate::config::BrokerConfig;
+use crate::coordinator::txn_state::TxnError;
+use crate::coordinator::{InternalTopic, home_of, txn_api};
+use crate::rt;
+use crate::shard::write_clean_mark;
+use crate::sim::{Canary, Crash, EPOCH_MS, Entered, Random, Sim, Snapshot, World};
+use crate::storage::Isolation;
 use crate::wire::record_batch;
 use crate::wire::record_fields;
 
-const DATA: &str = "/data";
-const TOPIC: &str = "data";
-const PARTITIONS: i32 = 4;
-const CORES: usize = 2;
 const CLIENTS: u64 = 2;
-/// Longest wait for anything, in simulated milliseconds.
-const PATIENCE_MS: i64 = 60_000;
 
 /// One transaction as its client knows it.
 #[derive(Clone, Debug, Default)]
@@ -60,202 +54,14 @@ struct Known {
     /// Plain commits of each group: offset, and the step of the answer.
     commits: BTreeMap<String, Vec<(i64, Option<u64>)>>,
     next_value: u64,
+    /// What the share group's clients know.
+    queue: Queue,
 }
 
 type Shared = Rc<RefCell<Known>>;
 
-struct Broker {
-    sim: Rc<Sim>,
-    shards: Vec<Rc<Shard>>,
-}
-
-fn config() -> Arc<BrokerConfig> {
-    let flags = [
-        ("log.dirs", DATA),
-        ("ringlog.cores", "1"),
-        ("offsets.topic.num.partitions", "3"),
-        ("transaction.state.log.num.partitions", "3"),
-        ("log.cleaner.enable", "false"),
-    ];
-    let flags = flags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let mut config = load(&ConfigSources { flags, ..ConfigSources::default() }).expect("valid").config;
-    config.cores = (0..CORES).collect();
-    Arc::new(config)
-}
-
-impl Broker {
-    /// The start of `ringlog serve`, without sockets.
-    fn start(sim: &Rc<Sim>, config: &Arc<BrokerConfig>) -> Result<Broker, String> {
-        let (store, catalog, clean) =
-            crate::cli::serve::open_catalog(config).map_err(|problems| problems.join("; "))?;
-        let (mesh, inboxes) = build_mesh(CORES);
-        let control =
-            Control::start(store, catalog.clone(), mesh.clone()).map_err(|error| error.to_string())?;
-        let connections = Arc::new(ConnectionCounts::default());
-        let mut shards = Vec::new();
-        for (core, inbox) in inboxes.into_iter().enumerate() {
-            let setup = ShardSetup {
-                core,
-                config: config.clone(),
-                catalog: catalog.clone(),
-                mesh: mesh.clone(),
-                control: control.clone(),
-                clean: clean.clone(),
-                cleaner: None,
-                connections: connections.clone(),
-                tail_bytes: 1 << 20,
-                frame_bytes: 1 << 20,
-            };
-            let shard = open_shard(setup).map_err(|error| error.to_string())?;
-            let (jobs, delays) = (shard.clone(), sim.clone());
-            rt::spawn(async move {
-                while let Ok(job) = inbox.recv_async().await {
-                    delays.pause(0, 300).await;
-                    job(&jobs);
-                }
-            });
-            rt::spawn(coordinator::serve(shard.clone()));
-            shards.push(shard);
-        }
-        Ok(Broker { sim: sim.clone(), shards })
-    }
-
-    fn any(&self) -> Rc<Shard> {
-        let core = self.sim.random.borrow_mut().below(CORES as u64) as usize;
-        self.shards[core].clone()
-    }
-
-    fn topic(&self) -> Option<uuid::Uuid> {
-        Some(self.shards[0].catalog().topic(TOPIC)?.id)
-    }
-
-    fn partition(&self, index: i32) -> Option<Rc<crate::partition::Partition>> {
-        let id = self.topic()?;
-        self.shards[self.shards[0].owner_of(id, index)].partition(id, index)
-    }
-}
-
-/// Makes the topic; answered, it must be there for ever.
-async fn make_topic(shard: Rc<Shard>) -> bool {
-    let plan = move |catalog: &crate::catalog::Catalog| match catalog.topic(TOPIC) {
-        Some(_) => Vec::new(),
-        None => vec![CatalogChange::CreateTopic {
-            name: TOPIC.to_owned(),
-            id: uuid::Uuid::from_u128(0x5151_5151),
-            partition_count: PARTITIONS as usize,
-            configs: [("segment.bytes".to_owned(), "20000".to_owned())].into(),
-            created_ms: rt::wall_ms(),
-        }],
-    };
-    shard.control.change(plan).await.is_ok()
-}
-
-/// Repeats a step that may come too early.
-async fn patiently<T>(what: &str, mut step: impl AsyncFnMut() -> Result<T, String>) -> Result<T, String> {
-    let until_ms = rt::steady_ms() + PATIENCE_MS;
-    loop {
-        match step().await {
-            Ok(done) => return Ok(done),
-            Err(text) if rt::steady_ms() > until_ms => {
-                return Err(format!("{what} does not succeed: {text}"));
-            }
-            Err(_) => rt::sleep_ms(20).await,
-        }
-    }
-}
-
-async fn init(broker: &Broker, id: &str) -> Result<ProducerKey, String> {
-    patiently("InitProducerId", async || {
-        txn_api::init(&broker.any(), id, 30_000, None).await.map_err(|error| format!("{error:?}"))
-    })
-    .await
-}
-
-/// Produces a batch of a transaction (or a plain one) to a partition, on the core that owns it.
-async fn produce(
-    broker: &Broker,
-    index: i32,
-    value: u64,
-    producer: Option<(ProducerKey, i32)>,
-) -> Result<(), String> {
-    let topic_id = broker.topic().ok_or("no topic")?;
-    let shard = broker.any();
-    let work = move |owner: Rc<Shard>| -> LocalFuture<Result<(), String>> {
-        Box::pin(async move {
-            let partition = owner.partition(topic_id, index).ok_or("no partition")?;
-            let mut builder = BatchBuilder::new();
-            if let Some((key, sequence)) = producer {
-                if let Verification::Needed(number) = partition.log.verify_transaction(key.id, key.epoch) {
-                    partition.log.confirm_transaction(key.id, number);
-                }
-                builder = builder.producer(key.id, key.epoch, sequence).flags(0x10);
-            }
-            let text = vec![value as u8; (value % 997) as usize + 1];
-            let mut bytes = builder.record(rt::wall_ms(), Some(&value.to_le_bytes()), Some(&text)).build();
-            let incoming = Incoming::Frame(&mut bytes);
-            let (outcome, durable) = partition.produce(partition.log.ticket(), incoming, -1, true).await;
-            let outcome = match durable {
-                Some(durable) => outcome.after(durable.wait().await),
-                None => outcome,
-            };
-            if outcome.error_code == 0 { Ok(()) } else { Err(format!("{outcome:?}")) }
-        })
-    };
-    let core = shard.owner_of(topic_id, index);
-    shard.mesh.call(core, work).await.ok_or("no core")?
-}
-
-fn nobody() -> MemberRef {
-    MemberRef { member_id: String::new(), instance_id: None, generation: -1 }
-}
-
-async fn commit_offset(
-    broker: &Broker,
-    group: String,
-    offset: i64,
-    producer: Option<ProducerKey>,
-) -> Result<(), String> {
-    let shard = broker.any();
-    let home = home_of(&shard, InternalTopic::ConsumerOffsets, &group).await.map_err(|e| e.to_string())?;
-    let work = move |owner: Rc<Shard>| -> LocalFuture<Result<(), String>> {
-        Box::pin(async move {
-            let coordinator = groups::open(&owner, home).map_err(|error| format!("{error:?}"))?;
-            if let Some(key) = producer {
-                let log = &owner.partition(home.topic_id, home.partition).ok_or("no partition")?.log;
-                if let Verification::Needed(number) = log.verify_transaction(key.id, key.epoch) {
-                    log.confirm_transaction(key.id, number);
-                }
-            }
-            let item = CommitItem {
-                topic: TOPIC.to_owned(),
-                partition: 0,
-                offset,
-                leader_epoch: -1,
-                metadata: String::new(),
-            };
-            let producer = producer.map(|key| RecordProducer { id: key.id, epoch: key.epoch });
-            let committed = coordinator.commit(&group, &nobody(), producer, None, vec![item]).await;
-            committed.map_err(|error| format!("{error:?}"))
-        })
-    };
-    shard.mesh.call(home.core, work).await.ok_or("no core")?
-}
-
-async fn fetch_offset(broker: &Broker, group: &str) -> Result<i64, String> {
-    let shard = broker.any();
-    let home: Home =
-        home_of(&shard, InternalTopic::ConsumerOffsets, group).await.map_err(|error| error.to_string())?;
-    let group = group.to_owned();
-    let work = move |owner: Rc<Shard>| -> LocalFuture<Result<i64, String>> {
-        Box::pin(async move {
-            let coordinator = groups::open(&owner, home).map_err(|error| format!("{error:?}"))?;
-            let asked = [(TOPIC.to_owned(), vec![0])];
-            let found = coordinator.fetch(&group, None, Some(&asked), true).map_err(|e| format!("{e:?}"))?;
-            if found[0].unstable { Err("unstable".to_owned()) } else { Ok(found[0].offset) }
-        })
-    };
-    shard.mesh.call(home.core, work).await.ok_or("no core")?
-}
+/// Somebody who works with the broker.
+type Client = std::pin::Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
 /// One transactional client: transactions one after another, each with its own outcome.
 async fn transact(broker: Rc<Broker>, known: Shared, client: u64, mut random: Random) -> Result<(), String> {
@@ -294,7 +100,8 @@ async fn transact(broker: Rc<Broker>, known: Shared, client: u64, mut random: Ra
         for (index, value) in values {
             let sequence = sequences.entry(index).or_default();
             known.borrow_mut().txns[at].values.push((index, value));
-            produce(&broker, index, value, Some((producer, *sequence))).await?;
+            let next = Some((producer, *sequence));
+            patiently("Produce", async || produce(&broker, TOPIC, index, value, next).await).await?;
             *sequence += 1;
         }
         if let Some(offset) = offset {
@@ -335,7 +142,7 @@ async fn plain(broker: Rc<Broker>, known: Shared, client: u64, mut random: Rando
                 known.next_value += 1;
                 (random.below(PARTITIONS as u64) as i32, known.next_value)
             };
-            produce(&broker, index, value, None).await?;
+            patiently("Produce", async || produce(&broker, TOPIC, index, value, None).await).await?;
             known.borrow_mut().plain.push((index, value, broker.sim.steps()));
         } else {
             let (at, offset) = {
@@ -456,7 +263,7 @@ async fn check(broker: Rc<Broker>, known: Known, step: u64) -> Result<(), String
             return Err(format!("{group} is at {found}, committed was {least}, asked for {most}"));
         }
     }
-    Ok(())
+    shares::check(&broker, &known.queue, step).await
 }
 
 struct Run {
@@ -464,6 +271,9 @@ struct Run {
     canary: Option<Canary>,
     config: Arc<BrokerConfig>,
     known: Known,
+    /// What time it is when the next life begins, and what the clock says.
+    real_ms: i64,
+    wall_ms: i64,
     summary: Summary,
 }
 
@@ -484,31 +294,37 @@ impl Run {
     fn life(&mut self, world: World) -> Result<World, String> {
         let (sim, entered) = Sim::enter(world, self.random.fork());
         sim.canary.set(self.canary);
+        sim.set_clocks(self.real_ms, self.wall_ms);
         let broker = Rc::new(Broker::start(&sim, &self.config).map_err(|text| format!("a start: {text}"))?);
         let known: Shared = Rc::new(RefCell::new(self.known.clone()));
-        let made = make_topic(broker.any());
-        if !sim.block_on(made) {
-            return Err("the topic cannot be made".to_owned());
+        for (name, id, count) in [(TOPIC, 0x5151_5151, PARTITIONS), (SHARED, 0x5252_5252, SHARED_PARTITIONS)]
+        {
+            if !sim.block_on(make_topic(broker.any(), name, id, count)) {
+                return Err(format!("{name} cannot be made"));
+            }
         }
+        sim.block_on(shares::begin(broker.clone()))?;
         {
             let mut plan = sim.plan.borrow_mut();
             plan.flush_snapshots_every = self.random.within(15, 40);
             plan.snapshots_at = (0..2).map(|_| sim.steps() + self.random.below(800)).collect();
         }
+        let scarce = self.random.percent(20);
+        let queue = Rc::new(RefCell::new(self.known.queue.clone()));
         let (running, problem) = (Rc::new(Cell::new(0)), Rc::new(RefCell::new(None)));
-        for client in 0..CLIENTS {
-            let first = transact(broker.clone(), known.clone(), client, self.random.fork());
-            let second = plain(broker.clone(), known.clone(), client, self.random.fork());
-            for task in [Box::pin(first) as std::pin::Pin<Box<dyn Future<Output = _>>>, Box::pin(second)] {
-                running.set(running.get() + 1);
-                let (running, problem) = (running.clone(), problem.clone());
-                rt::spawn(async move {
-                    if let Err(text) = task.await {
-                        *problem.borrow_mut() = Some(text);
-                    }
-                    running.set(running.get() - 1);
-                });
-            }
+        for task in self.clients(&broker, &known, &queue, scarce) {
+            running.set(running.get() + 1);
+            let (running, problem) = (running.clone(), problem.clone());
+            rt::spawn(async move {
+                if let Err(text) = task.await {
+                    *problem.borrow_mut() = Some(text);
+                }
+                running.set(running.get() - 1);
+            });
+        }
+        if self.random.percent(50) {
+            let (clock, random, left) = (sim.clone(), self.random.fork(), running.clone());
+            rt::spawn(async move { jumps(&clock, random, false, || left.get() > 0).await });
         }
         let last_step = if self.random.percent(60) { sim.steps() + self.random.below(900) } else { u64::MAX };
         let ended = || running.get() == 0 || problem.borrow().is_some() || sim.steps() >= last_step;
@@ -531,10 +347,40 @@ impl Run {
             write_clean_mark(Path::new(DATA), &closed).map_err(|error| error.to_string())?;
         }
         drop(broker);
+        known.borrow_mut().queue = queue.take();
         self.end(sim, entered, known)
     }
 
+    /// Everybody who works with the broker, and with its disk.
+    fn clients(
+        &mut self,
+        broker: &Rc<Broker>,
+        known: &Shared,
+        queue: &Rc<RefCell<Queue>>,
+        scarce: bool,
+    ) -> Vec<Client> {
+        let mut all: Vec<Client> = Vec::new();
+        for client in 0..CLIENTS {
+            all.push(Box::pin(transact(broker.clone(), known.clone(), client, self.random.fork())));
+            all.push(Box::pin(plain(broker.clone(), known.clone(), client, self.random.fork())));
+        }
+        all.push(Box::pin(shares::put(broker.clone(), queue.clone(), self.random.fork())));
+        for member in 0..MEMBERS {
+            let (broker, queue, random) = (broker.clone(), queue.clone(), self.random.fork());
+            all.push(Box::pin(shares::take(broker, queue, member, random, !scarce)));
+        }
+        if scarce {
+            let (sim, random) = (broker.sim.clone(), self.random.fork());
+            all.push(Box::pin(async move {
+                fills(&sim, random).await;
+                Ok(())
+            }));
+        }
+        all
+    }
+
     fn end(&mut self, sim: Rc<Sim>, entered: Entered, known: Shared) -> Result<World, String> {
+        self.time_passes(&sim);
         let mut moments = sim.snapshots.take();
         *sim.plan.borrow_mut() = Default::default();
         let step = sim.steps();
@@ -548,7 +394,7 @@ impl Run {
         let answered = known.commits.values().flatten().filter(|(_, at)| at.is_some_and(|at| at > 0)).count()
             + known.plain.iter().filter(|(_, _, at)| *at > 0).count()
             + known.txns.iter().filter(|txn| txn.ended_at.is_some_and(|at| at > 0)).count();
-        self.summary.acked += answered as u64;
+        self.summary.acked += (answered + known.queue.answered()) as u64;
         let mut next = None;
         for moment in &moments {
             let crash = if self.random.percent(60) { Crash::Power } else { Crash::Process };
@@ -569,14 +415,26 @@ impl Run {
             commits.iter_mut().for_each(|(_, at)| *at = at.map(|_| 0));
         }
         known.next_value += 1_000;
+        known.queue.next_life();
         self.known = known;
         Ok(next.expect("the last moment was looked at"))
+    }
+
+    /// Stops of all lengths, and clocks that say otherwise afterwards. Not far back and forth again: what was stamped
+    /// in between is old when the crash came before the broker had noted the jump (docs/PROMISES.md).
+    fn time_passes(&mut self, sim: &Sim) {
+        let stop_ms = [1_000, HOUR_MS, 48 * HOUR_MS][self.random.below(3) as usize];
+        if self.random.percent(30) {
+            sim.jump(a_jump(sim, &mut self.random, false));
+        }
+        (self.real_ms, self.wall_ms) = (sim.real_ms() + stop_ms, sim.wall_ms() + stop_ms);
     }
 
     /// Starts a broker from a crash image and checks it; the disk then, after another kill.
     fn start_and_check(&mut self, image: World, known: &Known, step: u64) -> Result<World, String> {
         let (sim, entered) = Sim::enter(image, self.random.fork());
         sim.canary.set(self.canary);
+        sim.set_clocks(self.real_ms, self.wall_ms);
         let broker = Rc::new(Broker::start(&sim, &self.config)?);
         let checked = sim.block_on(check(broker.clone(), known.clone(), step));
         drop(broker);
@@ -596,6 +454,8 @@ pub fn run(seed: u64, canary: Option<Canary>) -> Result<Summary, String> {
             canary,
             config: config(),
             known: Known::default(),
+            real_ms: EPOCH_MS,
+            wall_ms: EPOCH_MS,
             summary: Summary::default(),
         };
         run.lives().map(|()| run.summary)
@@ -617,7 +477,13 @@ fn a_seed_decides_every_step_of_a_whole_broker() {
 /// A check that cannot fail proves nothing.
 #[test]
 fn planted_bugs_of_a_whole_broker_are_caught() {
-    for canary in [Canary::WrittenState, Canary::EarlyFlush, Canary::NoDirectorySync] {
+    for canary in [
+        Canary::WrittenState,
+        Canary::EarlyFlush,
+        Canary::NoDirectorySync,
+        Canary::JumpingClock,
+        Canary::HastyShare,
+    ] {
         let found = (0..500).find_map(|seed| run(seed, Some(canary)).err().map(|text| (seed, text)));
         let (seed, text) = found.unwrap_or_else(|| panic!("{canary:?} was not caught"));
         println!("{canary:?} was caught by broker seed {seed}: {text}");

@@ -211,7 +211,7 @@ fn plan(directory: &Path, model: &Model, now_ms: i64) -> CleanPlan {
         dirty_from: model.clean_end,
         segment_bytes: SEGMENT_BYTES,
         now_ms,
-        delete_retention_ms: DELETE_RETENTION_MS,
+        horizon_ms: now_ms + DELETE_RETENTION_MS,
         producer_ends: model.producer_ends.clone(),
         epochs: vec![(0, 0)],
         aborted: Vec::new(),
