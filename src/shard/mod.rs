@@ -321,7 +321,7 @@ impl Shard {
         self.connections.get()
     }
 
-    /// Now, for what goes by age: see [`ExpiryClock`].
+    /// Now, for what goes by age: see [`ExpiryClock`](clock::ExpiryClock).
     pub fn expiry_ms(&self) -> i64 {
         self.resources.clock.now_ms()
     }
