@@ -298,7 +298,7 @@ mod tests {
             assert_eq!(all.histogram(Series::OtherTotal as usize)[5], 2);
             assert_eq!(all.histogram(Series::ProduceAppend as usize).iter().sum::<u64>(), 0);
             assert_eq!((all.requests[0], all.requests[API_KEYS - 1]), (1, 1));
-            assert_eq!(all.counters[COUNTERS - 1], 3);
+            assert_eq!(all.counters[Counter::RequestsRefused as usize], 3);
             let before = all.clone();
             record(Series::OtherTotal, 7);
             assert_eq!(snapshot().histograms_since(&before).iter().sum::<u64>(), 1);
