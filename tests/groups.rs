@@ -398,12 +398,6 @@ fn a_new_group_lives_through_a_kill() {
     broker.stop();
 }
 
-fn topic_id(client: &mut Client, name: &str) -> Uuid {
-    let asked = metadata_request::MetadataRequestTopic::default().with_name(Some(topic(name)));
-    let request = MetadataRequest::default().with_topics(Some(vec![asked]));
-    client.call(12, &request).expect("an answer").topics[0].topic_id
-}
-
 /// OffsetCommit 10: one partition of each topic; the answer's topics and codes.
 fn commit_by_id(client: &mut Client, name: &str, offsets: &[(Uuid, i32, i64)]) -> Vec<(Uuid, i16)> {
     let mut body = Vec::new();
@@ -491,7 +485,7 @@ fn offsets_are_committed_and_fetched_by_topic_id() {
     let mut client = broker.connect();
     client.create("a", 2, &[]);
     client.create("b", 2, &[]);
-    let (a, b) = (topic_id(&mut client, "a"), topic_id(&mut client, "b"));
+    let (a, b) = (client.topic_id("a"), client.topic_id("b"));
     let unknown = Uuid::from_u128(77);
     eventually("the coordinator is there", || {
         let codes = commit_by_id(&mut client, "g", &[(a, 1, 11), (unknown, 1, 1), (b, 1, 12), (b, 9, 1)]);

@@ -86,9 +86,9 @@ impl Log {
         }
     }
 
-    /// [`pump_writes`](Self::pump_writes) once the task that runs has come to a pause. Its connection looks for the next
-    /// batch before that: if there is one, the last, partly filled block is left to it, and the writes of both can be
-    /// in flight at once.
+    /// [`pump_writes`](Self::pump_writes) once the task that runs has come to a pause. Its connection looks for the
+    /// next batch before that: if there is one, the last, partly filled block is left to it, and the writes of both
+    /// can be in flight at once.
     pub(super) fn pump_soon(self: &Rc<Self>) {
         if self.pump_due.replace(true) {
             return;

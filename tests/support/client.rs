@@ -22,6 +22,7 @@ use kafka_protocol::messages::{
     ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
+use uuid::Uuid;
 
 use super::batches::{self, Fetched};
 
@@ -195,6 +196,15 @@ impl Client {
             .with_topics(Some(topics.collect()))
             .with_allow_auto_topic_creation(false);
         self.call(9, &request).expect("metadata")
+    }
+
+    /// Id of a topic that is there.
+    pub fn topic_id(&mut self, topic: &str) -> Uuid {
+        let asked = kafka_protocol::messages::metadata_request::MetadataRequestTopic::default()
+            .with_name(Some(name(topic)));
+        let request = MetadataRequest::default().with_topics(Some(vec![asked]));
+        // Version 10 is the first that has it.
+        self.call(12, &request).expect("metadata").topics[0].topic_id
     }
 
     /// Leader epoch of a partition.

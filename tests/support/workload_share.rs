@@ -146,7 +146,7 @@ impl Member {
                 code => return Err(other("ShareGroupHeartbeat", code)),
             }
         }
-        let topic_id = client.metadata(&[QUEUE]).topics[0].topic_id;
+        let topic_id = client.topic_id(QUEUE);
         Ok(Member { client, id: id.to_owned(), session_epoch: 0, topic_id })
     }
 
@@ -241,7 +241,8 @@ impl Member {
         for one in answer.responses.iter().flat_map(|topic| &topic.partitions) {
             let mine = what.iter().filter(|(place, ..)| place.1 == one.partition_index);
             let code = one.error_code;
-            mine.for_each(|(place, offset, _)| {
+            // Of a release nothing is noted: another member may be done with the record before its answer is here.
+            mine.filter(|(.., kind)| code != 0 || *kind != RELEASE).for_each(|(place, offset, _)| {
                 history.note(What::Settled { place: *place, offset: *offset, code });
             });
         }
