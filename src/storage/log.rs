@@ -148,8 +148,6 @@ pub struct Log {
     pub(super) closed: Cell<bool>,
     /// Bytes of batches that are being received in place for this log.
     pub(super) landing_bytes: Cell<u64>,
-    /// A task takes expired segments out of the log.
-    pub(super) retiring: Cell<bool>,
     /// A task will look at what can be written.
     pub(super) pump_due: Cell<bool>,
     pub(super) grace: Cell<Grace>,
@@ -228,7 +226,6 @@ impl Log {
             flush_timer: Cell::new(false),
             closed: Cell::new(false),
             landing_bytes: Cell::new(0),
-            retiring: Cell::new(false),
             pump_due: Cell::new(false),
             grace: Cell::default(),
             marks: Cell::new(recovered.marks),

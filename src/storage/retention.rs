@@ -17,67 +17,41 @@ use crate::rt;
 /// How often a file that is still being read is looked at again, milliseconds.
 pub(super) const READER_POLL_MS: u64 = 20;
 
-/// Segments that are no longer part of the log.
-#[derive(Default)]
-struct Gone {
-    segments: Vec<Rc<Segment>>,
-    /// The start behind them is on disk.
-    durable: bool,
-}
-
 impl Log {
     /// Deletes what the topic's retention says and what lies below the log start, and gives the files back to
     /// the pool.
     pub async fn apply_retention(self: &Rc<Self>, now_ms: i64) {
         let config = *self.config.borrow();
-        let Some(start) = self.expired_up_to(now_ms, &config) else { return };
-        if self.retiring.replace(true) {
-            return;
-        }
-        let (log, work) = (self.clone(), self.work());
-        rt::spawn(async move {
-            let gone = log.retire(start, now_ms, &config).await;
-            log.retiring.set(false);
-            drop(work);
-            log.release_segments(gone).await;
-        });
-    }
-
-    /// Takes out of the log what has expired below `start`, once that start is on disk: a power loss must not give back
-    /// offsets that clients were told to be gone, and a start that finds an older segment and misses a younger one
-    /// would take all behind the gap for torn writes.
-    async fn retire(self: &Rc<Self>, start: i64, now_ms: i64, config: &super::log::LogConfig) -> Gone {
-        let durable = match self.raise_marks(|marks| marks.log_start = start).await {
-            Ok(()) => true,
-            // Its directory has moved, and goes with all that is in it.
-            Err(LogError::Deleted) => return Gone::default(),
-            // A full disk must not keep the files that would make room.
-            Err(_) => false,
-        };
-        let mut segments = Vec::new();
-        while !self.closed.get()
-            && self.expired_up_to(now_ms, config).is_some()
-            && let Some(segment) = self.detach_first(start)
-        {
+        let mut gone = Vec::new();
+        while let Some(segment) = self.detach_expired(now_ms, &config) {
             tracing::info!(
                 partition = %self.name,
                 base_offset = segment.base_offset,
                 next_offset = segment.next_offset.get(),
                 "segment deleted by retention"
             );
-            segments.push(segment);
+            gone.push(segment);
         }
-        Gone { segments, durable }
+        if gone.is_empty() {
+            return;
+        }
+        let log = self.clone();
+        rt::spawn(async move { log.release_segments(gone).await });
     }
 
-    /// Gives files away, in whatever order their readers let go of them; one after another, the oldest first, when the
-    /// new start could not be made durable.
-    async fn release_segments(self: Rc<Self>, gone: Gone) {
-        for segment in gone.segments {
+    /// Gives files away, in whatever order their readers let go of them. The new start must be on disk before: a start
+    /// that finds an older segment and misses a younger one would take all behind the gap for torn writes.
+    async fn release_segments(self: Rc<Self>, gone: Vec<Rc<Segment>>) {
+        let start = self.log_start_offset();
+        let marked = self.raise_marks(|marks| marks.log_start = start).await;
+        for segment in gone {
             let log = self.clone();
-            match gone.durable {
-                true => rt::spawn(async move { log.release_segment(segment).await }),
-                false => log.release_segment(segment).await,
+            match marked {
+                Ok(()) => rt::spawn(async move { log.release_segment(segment).await }),
+                // Their directory has moved, and goes with all that is in it.
+                Err(LogError::Deleted) => return,
+                // A full disk must not keep the files that would make room: the oldest first, one after another.
+                Err(_) => log.release_segment(segment).await,
             }
         }
     }
@@ -108,34 +82,23 @@ impl Log {
         }
     }
 
-    /// Where the log would begin without the segments at its front that have expired; `None` when none has.
-    fn expired_up_to(&self, now_ms: i64, config: &super::log::LogConfig) -> Option<i64> {
-        let state = self.state.borrow();
-        let mut total: u64 = state.segments.iter().map(|segment| segment.size_bytes.get()).sum();
-        let mut start = None;
-        for segment in state.segments.iter().take(state.segments.len().saturating_sub(1)) {
-            let next_offset = segment.next_offset.get();
-            let visible = next_offset <= state.commit.high_watermark();
-            if !segment.sealed.get() || !visible || segment.pinned.get() {
-                break;
-            }
-            let below_start = next_offset <= state.log_start_offset;
-            total -= segment.size_bytes.get();
-            let too_large = config.retention_bytes >= 0 && total >= config.retention_bytes as u64;
-            let too_old = expired(segment, now_ms, config.retention_ms);
-            if !below_start && !(config.delete_old && (too_large || too_old)) {
-                break;
-            }
-            start = Some(next_offset);
-        }
-        start.map(|start| start.max(state.log_start_offset))
-    }
-
-    /// Takes the first segment out of the log if it ends at or below `start`.
-    fn detach_first(&self, start: i64) -> Option<Rc<Segment>> {
+    fn detach_expired(&self, now_ms: i64, config: &super::log::LogConfig) -> Option<Rc<Segment>> {
         let (segment, freed) = {
             let mut state = self.state.borrow_mut();
-            let first = state.segments.front().filter(|first| first.next_offset.get() <= start)?.clone();
+            let first = state.segments.front()?.clone();
+            let is_last = state.segments.len() == 1;
+            let visible = first.next_offset.get() <= state.commit.high_watermark();
+            if is_last || !first.sealed.get() || !visible || first.pinned.get() {
+                return None;
+            }
+            let below_start = first.next_offset.get() <= state.log_start_offset;
+            let total: u64 = state.segments.iter().map(|segment| segment.size_bytes.get()).sum();
+            let too_large = config.retention_bytes >= 0
+                && total - first.size_bytes.get() >= config.retention_bytes as u64;
+            let too_old = expired(&first, now_ms, config.retention_ms);
+            if !below_start && !(config.delete_old && (too_large || too_old)) {
+                return None;
+            }
             state.segments.pop_front();
             state.log_start_offset = state.log_start_offset.max(first.next_offset.get());
             let log_start_offset = state.log_start_offset;
