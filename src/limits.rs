@@ -66,7 +66,7 @@ pub const TAIL_BYTES_MAX: usize = 1 << 30;
 
 /// Tail memory of one core while no reader needs more, bytes: the same memory is filled, written and filled again while
 /// it is still in the processor's cache, or near it.
-pub const TAIL_BYTES_MIN: usize = 64 << 20;
+pub const TAIL_BYTES_MIN: usize = 16 << 20;
 /// After this long without a reader that needed the older half of the tails, their budget is halved, nanoseconds.
 pub const TAIL_UNNEEDED_NS: u64 = 30_000_000_000;
 /// Entries of chunks that are gone which the queue of a core's tails may have beside as many as it has others.
@@ -91,6 +91,13 @@ pub const LANDING_BYTES_MAX: usize = 96 << 20;
 pub const WAKE_BYTES_MIN: usize = 16 << 10;
 /// Most bytes that a connection waits for in its socket: beyond, receiving and sending should overlap.
 pub const WAKE_BYTES_MAX: usize = 256 << 10;
+/// Bytes to be received or sent at a time from which a connection waits for its turn at it: those with less do not wait
+/// behind all who have more.
+pub const BULK_BYTES_MIN: usize = 100 << 10;
+/// Bodies of other requests from which they are decoded beside the core, bytes: decoding takes some nanoseconds a byte.
+pub const LONG_BODY_BYTES_MIN: usize = 32 << 10;
+/// Computations that wait for the thread beside the cores, of all cores; more wait with whoever asks.
+pub const ASIDE_QUEUE_MAX: usize = 256;
 /// What a connection that sends large frames reads before it knows where the rest goes, bytes.
 pub const LARGE_FRAME_PEEK_BYTES: usize = 512;
 

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::limits::ASIDE_QUEUE_MAX;
 use crate::sync::oneshot;
 
 /// Runs a task on this core until it ends; its panic aborts the process (see `main`).
@@ -41,6 +42,9 @@ pub async fn yield_now() {
 /// How long tasks may run before the core looks at its rings again. Longer, and a core with much input reads all of it
 /// before it submits the first write: the disk then waits for the network, and the network for the disk.
 const SLICE: Duration = Duration::from_micros(200);
+
+/// What the thread of [`aside`] is reniced to: cores come first.
+const ASIDE_NICENESS: libc::c_int = 10;
 
 /// Interval of [`heartbeat`], milliseconds.
 const HEARTBEAT_MS: u64 = 100;
@@ -108,6 +112,42 @@ async fn run_blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'stat
         return work();
     }
     glommio::executor().spawn_blocking(work).await
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The one thread of the process for [`aside`]. The first call starts it, with the processors of whoever calls: the
+/// broker does before its cores have one each.
+pub fn thread_aside() -> &'static flume::Sender<Work> {
+    static ASIDE: OnceLock<flume::Sender<Work>> = OnceLock::new();
+    ASIDE.get_or_init(|| {
+        let (queue, works) = flume::bounded::<Work>(ASIDE_QUEUE_MAX);
+        let work = move || {
+            // SAFETY: plain system call; 0 is the thread that calls. Without it the thread is as important as a core.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, ASIDE_NICENESS) };
+            works.into_iter().for_each(|work| work());
+        };
+        // Without the thread the queue is closed, and every computation is made where it is asked for.
+        let _ = std::thread::Builder::new().name("ringlog-aside".into()).spawn(work);
+        queue
+    })
+}
+
+/// Makes a long computation beside the core. It is made to its end even if nobody waits any more.
+pub async fn aside<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    #[cfg(test)]
+    if let Some(sim) = crate::sim::current() {
+        sim.pause(10, 500).await;
+        return work();
+    }
+    let (done, result) = flume::bounded(1);
+    let mut work: Work = Box::new(move || drop(done.send(work())));
+    if let Err(flume::SendError(back)) = thread_aside().send_async(work).await {
+        work = back;
+        work();
+    }
+    // (A panic in there has ended the process.)
+    result.recv_async().await.expect("the computation sends its result")
 }
 
 /// Starts a thread of its own beside the cores and runs there what `make` makes, until it ends; the thread may block.

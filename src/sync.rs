@@ -4,6 +4,7 @@
 //! waiter re-checks its condition; none may hold a `RefCell` borrow while it waits.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -99,6 +100,94 @@ impl Drop for Wait<'_> {
     }
 }
 
+/// Turns, one after another, in the order in which they were asked for.
+///
+/// A core runs its tasks in the order in which they became ready. Those that do a lot at a time wait for a turn first:
+/// then at most one of them is ready, however many there are, and nobody with little to do stands behind all of them.
+#[derive(Default)]
+pub struct Turns {
+    taken: Cell<bool>,
+    waiting: RefCell<VecDeque<Rc<Place>>>,
+}
+
+#[derive(Default)]
+struct Place {
+    state: Cell<PlaceState>,
+    waker: Cell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+enum PlaceState {
+    #[default]
+    Waits,
+    /// It is this one's turn.
+    Called,
+    /// Nobody waits any more.
+    Left,
+}
+
+/// A turn, until it is dropped; not to be held over a wait.
+pub struct Turn<'a>(&'a Turns);
+
+struct WaitForTurn<'a> {
+    turns: &'a Turns,
+    place: Rc<Place>,
+}
+
+impl Turns {
+    /// Waits for a turn.
+    pub async fn turn(&self) -> Turn<'_> {
+        if self.taken.replace(true) {
+            let place = Rc::<Place>::default();
+            self.waiting.borrow_mut().push_back(place.clone());
+            return WaitForTurn { turns: self, place }.await;
+        }
+        Turn(self)
+    }
+
+    fn call_next(&self) {
+        while let Some(place) = { self.waiting.borrow_mut().pop_front() } {
+            if place.state.get() == PlaceState::Left {
+                continue;
+            }
+            place.state.set(PlaceState::Called);
+            if let Some(waker) = place.waker.take() {
+                waker.wake();
+            }
+            return;
+        }
+        self.taken.set(false);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.call_next();
+    }
+}
+
+impl<'a> Future for WaitForTurn<'a> {
+    type Output = Turn<'a>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Turn<'a>> {
+        if self.place.state.get() == PlaceState::Called {
+            // (The turn is its holder's from here.)
+            self.place.state.set(PlaceState::Left);
+            return Poll::Ready(Turn(self.turns));
+        }
+        self.place.waker.set(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for WaitForTurn<'_> {
+    fn drop(&mut self) {
+        if self.place.state.replace(PlaceState::Left) == PlaceState::Called {
+            self.turns.call_next();
+        }
+    }
+}
+
 struct OneshotState<T> {
     value: Option<T>,
     waker: Option<Waker>,
@@ -147,6 +236,31 @@ impl<T> Pending<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turns_come_in_order_and_pass_those_who_left() {
+        let turns = Turns::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let ask = || {
+            let mut turn = Box::pin(turns.turn());
+            let now = turn.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            (turn, now)
+        };
+        let Poll::Ready(first) = ask().1 else { panic!("nobody else has a turn") };
+        let (second, waits) = ask();
+        assert!(waits.is_pending());
+        let ((mut third, _), (mut fourth, _)) = (ask(), ask());
+        drop(second);
+        assert!(third.as_mut().poll(&mut cx).is_pending());
+        drop(first);
+        assert!(fourth.as_mut().poll(&mut cx).is_pending());
+        let Poll::Ready(_turn) = third.as_mut().poll(&mut cx) else { panic!("the second has left") };
+        drop(_turn);
+        // It was called, and leaves without having looked.
+        drop(fourth);
+        assert!(!turns.taken.get());
+        assert!(ask().1.is_ready());
+    }
 
     /// A task that waits for two events and is woken by one again and again left a waker in the other at
     /// each poll, until glommio's 15-bit reference count of the task overflowed after 32,767 requests.

@@ -24,7 +24,7 @@ use ringlog::wire::record_batch::{Compression, TimestampType, crc_ok, parse_head
 use ringlog::wire::records::Records;
 use support::batches;
 use support::broker::{Broker, DataDir, Options};
-use support::client::{self, Client, FETCH_VERSION, PRODUCE_VERSION};
+use support::client::{self, Client, FETCH_VERSION, PRODUCE_VERSION, set_quota};
 use support::eventually;
 use support::random::Random;
 
@@ -64,20 +64,6 @@ fn described(client: &mut Client, kind: i8, name: &str, key: &str) -> (String, i
     let answer = client.call(4, &request).expect("an answer");
     let config = &answer.results[0].configs[0];
     (config.value.as_deref().unwrap_or("").to_owned(), config.config_source)
-}
-
-/// Sets a quota, or removes it; the error code.
-fn set_quota(client: &mut Client, entity: &[(&str, Option<&str>)], key: &str, value: Option<f64>) -> i16 {
-    let entity = entity.iter().map(|(kind, name)| {
-        quotas::EntityData::default().with_entity_type(text(kind)).with_entity_name(name.map(text))
-    });
-    let operation = quotas::OpData::default()
-        .with_key(text(key))
-        .with_value(value.unwrap_or(0.0))
-        .with_remove(value.is_none());
-    let entry = quotas::EntryData::default().with_entity(entity.collect()).with_ops(vec![operation]);
-    let request = AlterClientQuotasRequest::default().with_entries(vec![entry]);
-    client.call(1, &request).expect("an answer").entries[0].error_code
 }
 
 #[test]

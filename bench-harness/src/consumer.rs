@@ -1,4 +1,5 @@
-//! The lean consumer: fetches v11 without sessions, one outstanding per connection, batch headers only.
+//! The lean consumer: fetches v11, in a session (KIP-227) while it follows the tail, one outstanding per connection, batch
+//! headers only.
 //!
 //! Owner: one thread owns its connections. Responses are received into one small buffer that stays in the
 //! cache. Invariant: a partition's next offset comes only from whole batches. Must not: join groups, decode
@@ -79,6 +80,44 @@ pub(crate) struct Position {
     pub(crate) end: i64,
 }
 
+/// Kafka's error codes for a session that the endpoint does not know any more, and for one that is out of step.
+const SESSION_GONE: [i16; 2] = [70, 71];
+
+/// A fetch session: what the endpoint remembers between two fetches of a connection is not sent again.
+#[derive(Debug, Default)]
+struct Session {
+    /// 0 until the endpoint has opened one; an endpoint without sessions never does.
+    id: i32,
+    /// Of the next request; 0 asks for a new session and names every partition.
+    epoch: i32,
+    /// The offset of each position that the endpoint has been told.
+    told: Vec<i64>,
+}
+
+impl Session {
+    /// Which positions the next request has to name, and notes that it does.
+    fn tell(&mut self, positions: &[Position]) -> Vec<usize> {
+        if self.epoch == 0 {
+            self.told = vec![-1; positions.len()];
+        }
+        let moved: Vec<usize> =
+            (0..positions.len()).filter(|at| positions[*at].next != self.told[*at]).collect();
+        for at in &moved {
+            self.told[*at] = positions[*at].next;
+        }
+        moved
+    }
+
+    /// Takes what a response says of the session.
+    fn answered(&mut self, id: i32) {
+        self.epoch = match id {
+            0 => 0,
+            _ => self.epoch.checked_add(1).unwrap_or(1),
+        };
+        self.id = id;
+    }
+}
+
 /// One connection before it is opened.
 #[derive(Debug, Clone)]
 pub(crate) struct FetchPlan {
@@ -98,6 +137,8 @@ struct Connection {
     topic: String,
     counted: bool,
     positions: Vec<Position>,
+    /// Only for those who follow the tail: for others the set of partitions changes.
+    session: Option<Session>,
     walk: FetchWalk,
     request: Vec<u8>,
     request_sent: usize,
@@ -130,6 +171,7 @@ impl Consumer {
         let mut connections = Vec::with_capacity(opened.len());
         for (token, (stream, plan)) in opened.into_iter().enumerate() {
             let positions = plan.positions;
+            let session = (spec.at_end == AtEnd::Follow).then(Session::default);
             assert!(!positions.is_empty(), "a connection has something to read");
             epoll.add_edge(stream.as_raw_fd(), token).map_err(io_err("epoll"))?;
             connections.push(Connection {
@@ -137,6 +179,7 @@ impl Consumer {
                 topic: plan.topic,
                 counted: plan.counted,
                 positions,
+                session,
                 walk: FetchWalk::new(spec.check_crc),
                 request: Vec::new(),
                 request_sent: 0,
@@ -214,16 +257,26 @@ impl Consumer {
         writer.bytes.clear();
         writer.i32(0).i16(1).i16(FETCH_VERSION).i32(connection.correlation).string(CLIENT_ID);
         writer.i32(-1).i32(spec.wait_ms_max as i32).i32(spec.bytes_min as i32).i32(spec.bytes_max as i32);
-        writer.i8(0).i32(0).i32(-1).i32(1).string(&connection.topic);
+        let positions = &connection.positions;
+        let wanted = |at: &usize| spec.at_end == AtEnd::Follow || positions[*at].next < positions[*at].end;
+        let live = (0..positions.len()).filter(wanted).count();
+        let partition_bytes = (spec.bytes_max / live.max(1) as u32).max(64 << 10).min(spec.bytes_max);
         // Partitions that are through are left out; the first of the rest changes from fetch to fetch, for
         // an endpoint may fill the response in request order.
-        let wanted = |position: &&Position| spec.at_end == AtEnd::Follow || position.next < position.end;
-        let live = connection.positions.iter().filter(wanted).count();
-        writer.count(live);
-        let partition_bytes = (spec.bytes_max / live.max(1) as u32).max(64 << 10).min(spec.bytes_max);
-        connection.turn = (connection.turn + 1) % connection.positions.len();
-        let (head, rest) = connection.positions.split_at(connection.turn);
-        for position in rest.iter().chain(head).filter(wanted) {
+        connection.turn = (connection.turn + 1) % positions.len();
+        let (session, epoch, named) = match &mut connection.session {
+            Some(session) => (session.id, session.epoch, session.tell(positions)),
+            None => {
+                (0, -1, (connection.turn..positions.len()).chain(0..connection.turn).filter(wanted).collect())
+            }
+        };
+        writer.i8(0).i32(session).i32(epoch);
+        if named.is_empty() {
+            writer.i32(0);
+        } else {
+            writer.i32(1).string(&connection.topic).count(named.len());
+        }
+        for position in named.iter().map(|at| &positions[*at]) {
             writer.i32(position.partition).i32(-1).i64(position.next).i64(-1).i32(partition_bytes as i32);
         }
         writer.i32(0).string("");
@@ -260,19 +313,23 @@ impl Consumer {
                 Err(error) => return Err(io_err("receive a fetch")(error)),
             };
             let now = sys::now_ns();
-            let mut ended = false;
+            let mut ended = None;
             let positions = &mut connection.positions;
             let expected = connection.correlation;
             let goal = self.spec.goal.as_deref().map(|goal| (goal, connection.counted));
             connection.walk.feed(&self.buffer[..count], &mut |event| {
-                ended |= matches!(event, Event::End { .. });
+                if let Event::End { code, session, .. } = event {
+                    // Without its session a connection begins a new one.
+                    ended = Some(if SESSION_GONE.contains(&code) { 0 } else { session });
+                }
                 book(event, positions, expected, now, goal, recorder)
             })?;
-            if !ended {
-                continue;
-            }
+            let Some(session) = ended else { continue };
             if !std::mem::replace(&mut connection.outstanding, false) {
                 return Err(protocol("a fetch response nobody asked for"));
+            }
+            if let Some(own) = &mut connection.session {
+                own.answered(session);
             }
             recorder.sample(Kind::Fetch, connection.sent_ns, now - connection.sent_ns);
             recorder.count(Side::Consumed, now, Counters { requests: 1, ..Counters::default() });
@@ -323,12 +380,33 @@ fn book(
             }
             Ok(())
         }
-        Event::End { correlation, code } if code != 0 => {
+        Event::End { correlation, code, .. } if code != 0 && !SESSION_GONE.contains(&code) => {
             Err(BenchError::Endpoint { what: format!("fetch {correlation}"), code })
         }
         Event::End { correlation, .. } if correlation != expected => {
             Err(protocol(format!("fetch response {correlation} instead of {expected}")))
         }
         Event::End { .. } => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_names_what_has_moved_and_all_of_it_after_a_loss() {
+        let position = |partition: i32| Position { partition, start: 0, next: 5, end: 0 };
+        let mut positions: Vec<Position> = (0..3).map(position).collect();
+        let mut session = Session::default();
+        assert_eq!(session.tell(&positions), [0, 1, 2]);
+        session.answered(77);
+        assert_eq!((session.id, session.epoch), (77, 1));
+        assert!(session.tell(&positions).is_empty());
+        session.answered(77);
+        positions[1].next = 9;
+        assert_eq!((session.epoch, session.tell(&positions)), (2, vec![1]));
+        session.answered(0);
+        assert_eq!((session.id, session.epoch, session.tell(&positions)), (0, 0, vec![0, 1, 2]));
     }
 }

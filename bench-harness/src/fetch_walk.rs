@@ -40,6 +40,8 @@ pub(crate) enum Event {
         correlation: i32,
         /// Its top-level error code.
         code: i16,
+        /// Its fetch session; 0 is none.
+        session: i32,
     },
 }
 
@@ -73,6 +75,7 @@ pub(crate) struct FetchWalk {
     skips_aborted: bool,
     correlation: i32,
     code: i16,
+    session: i32,
     partition: i32,
     batch: Option<Batch>,
     check_crc: bool,
@@ -103,6 +106,7 @@ impl FetchWalk {
             skips_aborted: false,
             correlation: 0,
             code: 0,
+            session: 0,
             partition: 0,
             batch: None,
             check_crc,
@@ -191,7 +195,7 @@ impl FetchWalk {
                 self.correlation = reader.i32()?;
                 reader.i32()?;
                 self.code = reader.i16()?;
-                reader.i32()?;
+                self.session = reader.i32()?;
                 self.topics_left = usize::try_from(reader.i32()?).unwrap_or(0);
                 self.next_topic(events)
             }
@@ -252,7 +256,7 @@ impl FetchWalk {
         if self.frame_left > 0 {
             return Err(protocol(format!("{} bytes behind a fetch response", self.frame_left)));
         }
-        events(Event::End { correlation: self.correlation, code: self.code })?;
+        events(Event::End { correlation: self.correlation, code: self.code, session: self.session })?;
         self.go(State::FrameHead, 4)
     }
 
@@ -359,7 +363,7 @@ mod tests {
         image.stamp(&mut head, 11, 12);
         let batch = [head.as_slice(), &image.tail].concat();
         let mut writer = Writer::new();
-        writer.i32(0).i32(99).i32(0).i16(0).i32(0).i32(1).string("topic").i32(3);
+        writer.i32(0).i32(99).i32(0).i16(0).i32(7).i32(1).string("topic").i32(3);
         for (index, copies, cut) in [(0, 2, 0), (1, 0, 0), (2, 1, 30)] {
             writer.i32(index).i16(0).i64(1000).i64(1000).i64(0).i32(index).bytes.extend(vec![
                 0;
@@ -392,7 +396,7 @@ mod tests {
         let bytes = response().repeat(2);
         let whole = walk(&bytes, bytes.len()).unwrap();
         assert_eq!(whole.iter().filter(|event| matches!(event, Event::Batch { .. })).count(), 6);
-        assert!(whole.contains(&Event::End { correlation: 99, code: 0 }));
+        assert!(whole.contains(&Event::End { correlation: 99, code: 0, session: 7 }));
         let stamped = |event: &&Event| {
             matches!(event, Event::Batch { stamps: Some((11, 12)), records: 3, next_offset: 3, .. })
         };

@@ -94,5 +94,7 @@ pub(crate) const LEDGER_RANGES_MAX: usize = 1 << 20;
 pub(crate) const DIGEST_OFFSETS: i64 = 4_096;
 /// Digests the verifier keeps for each partition: 17 billion offsets.
 pub(crate) const DIGESTS_MAX: usize = 4 << 20;
+/// Longest wait for idle disks before a workload of `compare-endpoints`, in seconds.
+pub(crate) const SETTLE_S_MAX: u64 = 20;
 /// Problems that a verdict describes one by one; more are only counted.
 pub(crate) const PROBLEMS_MAX: usize = 50;

@@ -68,6 +68,7 @@ pub(crate) fn run(command: &SuiteCommand) -> Result<()> {
         logs: Some((command.out.clone(), String::new())),
         wanted: &[],
         progress: command.progress,
+        settled: false,
     };
     let mut phases = suite.run()?;
     attach(&mut phases, &roofline);
@@ -241,6 +242,7 @@ pub(crate) fn compare(command: &CompareCommand) -> Result<()> {
                 logs: Some((command.out.clone(), format!("{}-{round}-", endpoint.name))),
                 wanted: &command.workloads,
                 progress: false,
+                settled: true,
             };
             phases.push(suite.run()?);
         }

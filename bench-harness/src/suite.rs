@@ -13,11 +13,12 @@ use crate::consumer::AtEnd;
 use crate::error::{BenchError, Result};
 use crate::generator::Peer;
 use crate::kafka::Partition;
-use crate::limits::PRESET_PHASE_BYTES_MAX;
+use crate::limits::{PRESET_PHASE_BYTES_MAX, SETTLE_S_MAX};
 use crate::report::{Phase, phase};
 use crate::roofline::{CEILING, Probes, Roofline};
 use crate::schedule::Pace;
 use crate::sink::Work;
+use crate::sys;
 use crate::workload::{self, Client, ConsumeLoad, Fill, From, ProduceLoad};
 
 /// Partitions and connections of every preset.
@@ -60,6 +61,8 @@ pub(crate) struct Suite<'a> {
     pub(crate) wanted: &'a [String],
     /// Progress line without a terminal.
     pub(crate) progress: bool,
+    /// Each topic begins on idle disks: what another endpoint has left to write, or to remove, is not this one's.
+    pub(crate) settled: bool,
 }
 
 /// The produce shape of a workload, or `None` when it only reads.
@@ -167,7 +170,10 @@ impl Suite<'_> {
     }
 
     fn topic<T>(&self, name: &str, work: impl FnOnce(&str, &[Partition]) -> Result<T>) -> Result<T> {
-        let topic = format!("ringlog-bench-{name}-{}", crate::sys::now_ns());
+        if self.settled {
+            sys::settle_disks(Duration::from_secs(SETTLE_S_MAX));
+        }
+        let topic = format!("ringlog-bench-{name}-{}", sys::now_ns());
         let spec = bounded_topic(&topic, LANES, &[], 1 << 20);
         with_topic(self.bootstrap, &spec, false, |partitions| work(&topic, partitions))
     }

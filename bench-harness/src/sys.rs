@@ -7,6 +7,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 use crate::limits::EPOLL_EVENTS_MAX;
 
@@ -83,6 +84,28 @@ pub(crate) fn host_cpu_ticks() -> Vec<(u64, u64)> {
             Some((busy, busy + idle + wait))
         })
         .collect()
+}
+
+/// For each disk how long it has been busy so far, in milliseconds; empty where /proc/diskstats cannot be read.
+fn disk_busy_ms() -> Vec<u64> {
+    let stat = std::fs::read_to_string("/proc/diskstats").unwrap_or_default();
+    stat.lines().filter_map(|line| line.split_whitespace().nth(12)?.parse().ok()).collect()
+}
+
+/// Writes out what the page cache holds for the disks, and waits, at most so long, until no disk is busy any more.
+pub(crate) fn settle_disks(most: Duration) {
+    const LOOK: Duration = Duration::from_millis(250);
+    let began = Instant::now();
+    // SAFETY: no arguments, no memory of this process.
+    unsafe { libc::sync() };
+    loop {
+        let before = disk_busy_ms();
+        std::thread::sleep(LOOK);
+        let busy = disk_busy_ms().iter().zip(&before).map(|(now, then)| now.saturating_sub(*then)).max();
+        if busy.unwrap_or(0) < LOOK.as_millis() as u64 / 20 || began.elapsed() >= most {
+            return;
+        }
+    }
 }
 
 /// Sends a signal to a process.

@@ -25,6 +25,8 @@ use super::{
     init_producer_id, list_offsets, metadata, offset_for_leader_epoch, txn_offset_commit,
 };
 use crate::catalog::{Catalog, CatalogChange};
+use crate::limits::LONG_BODY_BYTES_MIN;
+use crate::net::Outgoing;
 use crate::rt;
 use crate::shard::{ControlError, Shard};
 use crate::wire::api_table::{self, SUPPORTED};
@@ -36,20 +38,35 @@ fn ranges() -> Vec<(i16, i16, i16)> {
     SUPPORTED.iter().map(|range| (range.key, range.min, range.max)).collect()
 }
 
-pub(super) fn decode<T: Decodable>(call: Call, body: &[u8]) -> Result<T, Refusal> {
-    gate::check(call.api_key, call.version, body)?;
+/// Decodes on the thread that asks.
+fn decode_here<T: Decodable>(call: Call, mut body: Bytes) -> Result<T, Refusal> {
+    gate::check(call.api_key, call.version, &body)?;
     let version = newer::codec_version(call.api_key, call.version);
-    T::decode(&mut Bytes::copy_from_slice(body), version).map_err(|_| Refusal::Malformed)
+    T::decode(&mut body, version).map_err(|_| Refusal::Malformed)
+}
+
+/// Makes a computation that a body of `body_len` bytes asks for: for a long one beside the core, which has others to
+/// serve.
+async fn unless_long<R: Send + 'static>(body_len: usize, work: impl FnOnce() -> R + Send + 'static) -> R {
+    match body_len {
+        0..LONG_BODY_BYTES_MIN => work(),
+        _ => rt::aside(work).await,
+    }
+}
+
+pub(super) async fn decode<T: Decodable + Send + 'static>(call: Call, body: &[u8]) -> Result<T, Refusal> {
+    let bytes = Bytes::copy_from_slice(body);
+    unless_long(body.len(), move || decode_here(call, bytes)).await
 }
 
 /// As [`decode`], where versions that `kafka-protocol` does not know have a decoder of ours.
-pub(super) fn decode_with<T: Decodable>(
+pub(super) async fn decode_with<T: Decodable + Send + 'static>(
     call: Call,
     body: &[u8],
     newer: impl FnOnce(&[u8]) -> Result<T, WireError>,
 ) -> Result<T, Refusal> {
     if !newer::is_newer(call.api_key, call.version) {
-        return decode(call, body);
+        return decode(call, body).await;
     }
     gate::check(call.api_key, call.version, body)?;
     Ok(newer(body)?)
@@ -69,14 +86,44 @@ pub(super) fn encode_with<T: Encodable>(
 }
 
 pub(super) fn encode<T: Encodable>(call: Call, response: &T) -> Handled {
+    encode_here(call, response).handled()
+}
+
+/// An answer on its way to the core.
+struct Encoded(Option<Vec<u8>>);
+
+impl Encoded {
+    fn handled(self) -> Handled {
+        match self.0 {
+            Some(skeleton) => Handled::Ready(Outgoing { skeleton, ..Outgoing::default() }),
+            None => super::close(),
+        }
+    }
+}
+
+fn encode_here<T: Encodable>(call: Call, response: &T) -> Encoded {
     let mut body = BytesMut::new();
     let version = newer::codec_version(call.api_key, call.version);
     if let Err(error) = response.encode(&mut body, version) {
         // Our own response does not fit its own schema: a mistake of ours, seen by the client as a cut.
         tracing::error!(api = call.api_key, version = call.version, "response cannot be encoded: {error}");
-        return super::close();
+        return Encoded(None);
     }
-    Handled::Ready(call.reply(|out| out.extend_from_slice(&body)))
+    Encoded(Some(call.reply(|out| out.extend_from_slice(&body)).skeleton))
+}
+
+/// An answer that is made of the request and of what the core knows anyway: decoded, made and encoded in one go.
+async fn describe<Q: Decodable, A: Encodable>(
+    call: Call,
+    body: &[u8],
+    answer: impl FnOnce(&Q) -> Option<A> + Send + 'static,
+) -> Outcome {
+    let bytes = Bytes::copy_from_slice(body);
+    let encoded = unless_long(body.len(), move || {
+        let answer = answer(&decode_here(call, bytes)?).ok_or(Refusal::Malformed)?;
+        Ok::<_, Refusal>(encode_here(call, &answer))
+    });
+    Ok(encoded.await?.handled())
 }
 
 /// ApiVersions, the one API that is answered in every version (KIP-511).
@@ -89,11 +136,14 @@ pub(super) fn api_versions(context: &ConnectionContext, call: Call, body: &[u8])
         return Ok(encode(as_version_0, &response));
     }
     let mut addressee = None;
-    let request: ApiVersionsRequest = decode_with(call, body, |body| {
+    let request: ApiVersionsRequest = if newer::is_newer(call.api_key, call.version) {
+        gate::check(call.api_key, call.version, body)?;
         let (request, meant) = newer::api_versions_request(body)?;
         addressee = Some(meant);
-        Ok(request)
-    })?;
+        request
+    } else {
+        decode_here(call, Bytes::copy_from_slice(body))?
+    };
     let response = match addressee.filter(|meant| !api_versions::is_meant(node, meant)) {
         Some(_) => api_versions::rebootstrap(),
         None => api_versions::respond(&ranges(), catalog, &request, call.version),
@@ -122,48 +172,43 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
     let shard = &context.shard;
     let catalog = shard.catalog();
     match call.api_key {
-        api_table::METADATA => metadata(context, call, decode(call, body)?).await,
-        api_table::CREATE_TOPICS => create_topics(context, call, decode(call, body)?).await,
-        api_table::DELETE_TOPICS => delete_topics(context, call, decode(call, body)?).await,
+        api_table::METADATA => metadata(context, call, body).await,
+        api_table::CREATE_TOPICS => create_topics(context, call, decode(call, body).await?).await,
+        api_table::DELETE_TOPICS => delete_topics(context, call, decode(call, body).await?).await,
         api_table::DELETE_RECORDS => {
-            let request: DeleteRecordsRequest = decode(call, body)?;
+            let request: DeleteRecordsRequest = decode(call, body).await?;
             Ok(encode(call, &delete_records::respond(shard, request).await))
         }
-        api_table::CREATE_PARTITIONS => create_partitions(context, call, decode(call, body)?).await,
+        api_table::CREATE_PARTITIONS => create_partitions(context, call, decode(call, body).await?).await,
         api_table::DESCRIBE_CONFIGS => {
-            let request: DescribeConfigsRequest = decode(call, body)?;
-            Ok(encode(
-                call,
-                &describe_configs::respond(&catalog, &shard.config_now(), &request, call.version),
-            ))
+            let config = shard.config_now();
+            let respond = move |request: &DescribeConfigsRequest| {
+                Some(describe_configs::respond(&catalog, &config, request, call.version))
+            };
+            describe(call, body, respond).await
         }
         api_table::DESCRIBE_CLUSTER => {
-            let request: DescribeClusterRequest = decode(call, body)?;
+            let request: DescribeClusterRequest = decode(call, body).await?;
             Ok(encode(call, &describe_cluster::respond(&node_info(context, &catalog), &request)))
         }
         api_table::DESCRIBE_TOPIC_PARTITIONS => {
-            let request: DescribeTopicPartitionsRequest = decode(call, body)?;
-            match describe_topic_partitions::respond(
-                &catalog,
-                &shard.config,
-                &node_info(context, &catalog),
-                &request,
-            ) {
-                Some(response) => Ok(encode(call, &response)),
-                None => Err(Refusal::Malformed),
-            }
+            let (config, node) = (shard.config.clone(), node_info(context, &catalog));
+            let respond = move |request: &DescribeTopicPartitionsRequest| {
+                describe_topic_partitions::respond(&catalog, &config, &node, request)
+            };
+            describe(call, body, respond).await
         }
-        api_table::DESCRIBE_LOG_DIRS => describe_log_dirs(shard, call, decode(call, body)?).await,
+        api_table::DESCRIBE_LOG_DIRS => describe_log_dirs(shard, call, decode(call, body).await?).await,
         api_table::LIST_OFFSETS => {
-            let request: ListOffsetsRequest = decode(call, body)?;
+            let request: ListOffsetsRequest = decode(call, body).await?;
             Ok(encode(call, &list_offsets::respond(shard, request, call.version).await))
         }
         api_table::OFFSET_FOR_LEADER_EPOCH => {
-            let request: OffsetForLeaderEpochRequest = decode(call, body)?;
+            let request: OffsetForLeaderEpochRequest = decode(call, body).await?;
             Ok(encode(call, &offset_for_leader_epoch::respond(shard, request).await))
         }
         api_table::FIND_COORDINATOR => {
-            let request: FindCoordinatorRequest = decode(call, body)?;
+            let request: FindCoordinatorRequest = decode(call, body).await?;
             let ready = find_coordinator::prepare(shard, &request).await;
             Ok(encode(
                 call,
@@ -171,7 +216,7 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
             ))
         }
         api_table::INIT_PRODUCER_ID => {
-            let request: InitProducerIdRequest = decode(call, body)?;
+            let request: InitProducerIdRequest = decode(call, body).await?;
             Ok(encode(call, &init_producer_id::respond(shard, &request, call.version).await))
         }
         api_table::ADD_PARTITIONS_TO_TXN
@@ -190,25 +235,27 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, body: &[u8])
 async fn transactional(shard: &ShardRef, call: Call, body: &[u8]) -> Outcome {
     Ok(match call.api_key {
         api_table::ADD_PARTITIONS_TO_TXN => {
-            let response = add_partitions_to_txn::respond(shard, decode(call, body)?, call.version).await;
+            let response =
+                add_partitions_to_txn::respond(shard, decode(call, body).await?, call.version).await;
             encode(call, &response)
         }
         api_table::ADD_OFFSETS_TO_TXN => {
-            let request = decode(call, body)?;
+            let request = decode(call, body).await?;
             encode(call, &add_partitions_to_txn::respond_offsets(shard, &request, call.version).await)
         }
         api_table::END_TXN => {
-            encode(call, &end_txn::respond(shard, &decode(call, body)?, call.version).await)
+            encode(call, &end_txn::respond(shard, &decode(call, body).await?, call.version).await)
         }
         api_table::WRITE_TXN_MARKERS => {
-            let request = decode_with(call, body, newer::write_txn_markers_request)?;
+            let request = decode_with(call, body, newer::write_txn_markers_request).await?;
             encode(call, &end_txn::write(shard, &request).await)
         }
         api_table::TXN_OFFSET_COMMIT => {
             let topics = TopicIds::new(shard.catalog());
             let request = decode_with(call, body, |body| {
                 newer::txn_offset_commit_request(body, |id| topics.name_of(id))
-            })?;
+            })
+            .await?;
             let response = txn_offset_commit::respond(shard, request, call.version).await;
             encode_with(call, &response, |response| {
                 let topic = |topic: &TxnOffsetCommitResponseTopic| {
@@ -219,13 +266,13 @@ async fn transactional(shard: &ShardRef, call: Call, body: &[u8]) -> Outcome {
             })
         }
         api_table::DESCRIBE_PRODUCERS => {
-            encode(call, &describe_transactions::producers(shard, &decode(call, body)?).await)
+            encode(call, &describe_transactions::producers(shard, &decode(call, body).await?).await)
         }
         api_table::DESCRIBE_TRANSACTIONS => {
-            encode(call, &describe_transactions::describe(shard, &decode(call, body)?).await)
+            encode(call, &describe_transactions::describe(shard, &decode(call, body).await?).await)
         }
         api_table::LIST_TRANSACTIONS => {
-            encode(call, &describe_transactions::list(shard, &decode(call, body)?, call.version).await)
+            encode(call, &describe_transactions::list(shard, &decode(call, body).await?, call.version).await)
         }
         _ => {
             return Err(WireError::UnsupportedVersion { api_key: call.api_key, version: call.version }.into());
@@ -251,8 +298,9 @@ pub(super) async fn planned<P: Send + 'static>(
     Ok((plan, outcome.map(drop).map_err(|error| error.to_string())))
 }
 
-async fn metadata(context: &ConnectionContext, call: Call, request: MetadataRequest) -> Outcome {
+async fn metadata(context: &ConnectionContext, call: Call, body: &[u8]) -> Outcome {
     let shard = &context.shard;
+    let request: MetadataRequest = decode(call, body).await?;
     let mut missing =
         metadata::topics_to_auto_create(&shard.catalog(), &shard.config, &request, call.version);
     if !missing.is_empty() {
@@ -272,7 +320,9 @@ async fn metadata(context: &ConnectionContext, call: Call, request: MetadataRequ
         mutations.end(context, false).await;
     }
     let catalog = shard.catalog();
-    Ok(encode(call, &metadata::respond(&catalog, &node_info(context, &catalog), &request, call.version)))
+    let node = node_info(context, &catalog);
+    let respond = move || encode_here(call, &metadata::respond(&catalog, &node, &request, call.version));
+    Ok(unless_long(body.len(), respond).await.handled())
 }
 
 async fn create_topics(context: &ConnectionContext, call: Call, mut request: CreateTopicsRequest) -> Outcome {

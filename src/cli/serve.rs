@@ -87,6 +87,9 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
     let (ready, all_ready) = flume::bounded(config.cores.len());
     let connections = Arc::new(ConnectionCounts::default());
     let mut cores = Vec::new();
+    // Before any thread has one processor only, which those that it starts would have as well.
+    crate::rt::thread_aside();
+    crate::storage::start_reaper();
     for (core, inbox) in inboxes.into_iter().enumerate() {
         let plan = memory_plan(&config);
         let setup = ShardSetup {

@@ -25,15 +25,15 @@ use super::receive;
 use super::send::{Progress, send_now, send_rest};
 use crate::api;
 use crate::limits::{
-    LANDING_BATCH_BYTES_MIN, LANDING_NOW_BYTES_MAX, LANDING_NOW_BYTES_MIN, LARGE_FRAME_MS_MAX,
-    LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX, READ_BUFFER_BYTES_MIN, WAKE_BYTES_MAX,
-    WAKE_BYTES_MIN,
+    BULK_BYTES_MIN, LANDING_BATCH_BYTES_MIN, LANDING_NOW_BYTES_MAX, LANDING_NOW_BYTES_MIN,
+    LARGE_FRAME_MS_MAX, LARGE_FRAME_PEEK_BYTES, PIPELINE_DEPTH_MAX, READ_BUFFER_BYTES_MAX,
+    READ_BUFFER_BYTES_MIN, WAKE_BYTES_MAX, WAKE_BYTES_MIN,
 };
 use crate::metrics::Spans;
 use crate::rt;
 use crate::shard::{Lease, Shard};
 use crate::storage::{Landing, Slice};
-use crate::sync::Event;
+use crate::sync::{Event, Turns};
 
 /// Replies are collected into one send up to this size, bytes.
 const SEND_BATCH_BYTES: usize = 64 << 10;
@@ -44,6 +44,8 @@ pub(super) struct Socket {
     fd: RawFd,
     /// What this core's answers may hold.
     answers: Rc<AnswerMemory>,
+    /// Turns at receiving and sending much at a time.
+    bulk: Rc<Turns>,
     /// How long the peer may take none of what is sent to it (`connections.max.idle.ms`); `None` for ever.
     stall_ms_max: Option<u64>,
 }
@@ -231,6 +233,7 @@ pub(super) async fn run(shard: Rc<Shard>, stream: TcpStream, listener: usize, ac
         stream: RefCell::new(stream),
         fd,
         answers: shard.answers.clone(),
+        bulk: shard.bulk.clone(),
         stall_ms_max: shard.config.connection_idle_ms_max,
     });
     let pipeline = Rc::new(Pipeline {
@@ -396,7 +399,8 @@ async fn read_large(
     let outcome = async {
         let mut behind = 0;
         let spill = &mut buffer[..LARGE_FRAME_PEEK_BYTES];
-        in_time(receive_all(socket, &mut frame[end - 4..size], spill, &mut behind, 0)).await?;
+        let body = &mut frame[end - 4..size];
+        in_time(receive_all(socket, body, spill, &mut behind, 0, Some(&socket.bulk))).await?;
         dispatch(context, pipeline, Frame::Large(&mut frame, size), size).await?;
         Ok(behind)
     }
@@ -408,18 +412,25 @@ async fn read_large(
 }
 
 /// Fills `body`, then at least `behind_min` bytes of `spill`, of which `behind` are filled already; more of it when
-/// more is there.
+/// more is there. For much at a time it waits for a turn, if there are `turns`.
 async fn receive_all(
     socket: &Socket,
     body: &mut [u8],
     spill: &mut [u8],
     behind: &mut usize,
     behind_min: usize,
+    turns: Option<&Turns>,
 ) -> io::Result<()> {
     let mut filled = 0;
     while filled < body.len() || *behind < behind_min {
         let (first, second) = (&mut body[filled..], &mut spill[*behind..]);
-        let count = match socket.try_read(first, second)? {
+        let turn = match turns.filter(|_| first.len() >= BULK_BYTES_MIN) {
+            Some(turns) => Some(turns.turn().await),
+            None => None,
+        };
+        let received = socket.try_read(first, second)?;
+        drop(turn);
+        let count = match received {
             Some(count) => count,
             None => {
                 let wanted = first.len().min(WAKE_BYTES_MAX);
@@ -465,10 +476,13 @@ async fn read_landing(
     if !now && size < LANDING_BATCH_BYTES_MIN {
         return Ok(None);
     }
-    if now {
-        // Not between lending memory at the end of the log and the append.
+    // Not between lending memory at the end of the log and the append.
+    let turn = if now {
         rt::yield_if_needed().await;
-    }
+        if size >= BULK_BYTES_MIN { Some(socket.bulk.turn().await) } else { None }
+    } else {
+        None
+    };
     let Some(plan) = api::produce::plan_landing(&context.shard, &buffer[4..end], size, now) else {
         return Ok(None);
     };
@@ -489,7 +503,9 @@ async fn read_landing(
         buffer.resize(at + most, 0);
     }
     let spill = &mut buffer[at..at + most];
-    in_time(receive_all(socket, &mut landing.bytes()[early..], spill, &mut behind, trailer)).await?;
+    let turns = (!now).then_some(&*socket.bulk);
+    in_time(receive_all(socket, &mut landing.bytes()[early..], spill, &mut behind, trailer, turns)).await?;
+    drop(turn);
     let frame = Frame::Landed { head: &mut buffer[4..at + trailer], records_at, landing };
     dispatch(context, pipeline, frame, size).await?;
     buffer.copy_within(at + trailer..at + behind, 0);
@@ -658,7 +674,13 @@ async fn send_small(socket: &Rc<Socket>, pipeline: &Pipeline, small: &mut Vec<u8
 
 async fn send_with_payloads(socket: &Rc<Socket>, mut outgoing: Outgoing) -> io::Result<()> {
     let mut progress = Progress::default();
-    if !send_now(socket, &outgoing.parts(), &mut progress)? {
+    let sent = {
+        let parts = outgoing.parts();
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let _turn = if bytes >= BULK_BYTES_MIN { Some(socket.bulk.turn().await) } else { None };
+        send_now(socket, &parts, &mut progress)?
+    };
+    if !sent {
         let pinned_bytes = outgoing.pinned_bytes();
         let mut held = outgoing.held.take().unwrap_or_else(|| socket.answers.hold(0));
         if held.try_grow(held.bytes().max(pinned_bytes)) {

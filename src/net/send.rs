@@ -11,6 +11,9 @@ use crate::limits::IOVECS_MAX;
 use super::answers::Held;
 use super::connection::Socket;
 
+/// Parts of a reply that is sent from a small table.
+const IOVECS_FEW: usize = 16;
+
 /// How much of some parts was sent.
 #[derive(Default)]
 pub(super) struct Progress {
@@ -85,9 +88,16 @@ pub(super) async fn send_rest(
 }
 
 fn try_send(fd: RawFd, parts: &[&[u8]], skip: usize) -> io::Result<usize> {
-    let mut vectors: [libc::iovec; IOVECS_MAX] =
-        [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; IOVECS_MAX];
-    let count = parts.len().min(IOVECS_MAX);
+    // Most replies have few parts, and the largest table is two pages to clear.
+    match parts.len() {
+        0..=IOVECS_FEW => try_send_some::<IOVECS_FEW>(fd, parts, skip),
+        _ => try_send_some::<IOVECS_MAX>(fd, parts, skip),
+    }
+}
+
+fn try_send_some<const MOST: usize>(fd: RawFd, parts: &[&[u8]], skip: usize) -> io::Result<usize> {
+    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MOST];
+    let count = parts.len().min(MOST);
     for (at, part) in parts[..count].iter().enumerate() {
         let bytes = if at == 0 { &part[skip..] } else { part };
         vectors[at] = libc::iovec { iov_base: bytes.as_ptr() as *mut libc::c_void, iov_len: bytes.len() };

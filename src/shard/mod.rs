@@ -32,7 +32,7 @@ use crate::partition::{Partition, log_config};
 use crate::quota::Quotas;
 use crate::rt;
 use crate::storage::{Cleaner, Log, LogResources, Recovered, Reign, SegmentSummary, free_bytes};
-use crate::sync::Event;
+use crate::sync::{Event, Turns};
 
 pub use cleaning::start_cleaner;
 pub use connections::ConnectionCounts;
@@ -67,6 +67,8 @@ pub struct Shard {
     pub frames: FramePool,
     /// Memory for answers that are made from records or that peers are slow to take.
     pub answers: Rc<AnswerMemory>,
+    /// Turns at receiving and sending much at a time.
+    pub bulk: Rc<Turns>,
     /// Coordinators of groups and transactions.
     pub coordinators: Coordinators,
     /// Fires when the broker stops.

@@ -98,6 +98,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         leases: Default::default(),
         frames: FramePool::new(setup.frame_bytes),
         answers: AnswerMemory::new(setup.frame_bytes / 2),
+        bulk: Rc::default(),
         coordinators: Default::default(),
         stop: Event::default(),
         resources,

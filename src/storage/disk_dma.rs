@@ -148,6 +148,11 @@ pub async fn probe(data_dir: &Path) -> io::Result<()> {
 /// A file to remove, and who waits for it.
 type Removal = (PathBuf, flume::Sender<io::Result<()>>);
 
+/// Starts the thread that removes files: with the processors of whoever comes first, which should be no core's thread.
+pub fn start_reaper() {
+    reaper();
+}
+
 /// The one thread of the process that removes files. Freeing the blocks of a large file holds the journal
 /// and, on a file system mounted with `discard`, the device: so it goes in steps, with pauses.
 fn reaper() -> &'static flume::Sender<Removal> {

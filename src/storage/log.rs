@@ -148,6 +148,11 @@ pub struct Log {
     pub(super) closed: Cell<bool>,
     /// Bytes of batches that are being received in place for this log.
     pub(super) landing_bytes: Cell<u64>,
+    /// A task takes expired segments out of the log.
+    pub(super) retiring: Cell<bool>,
+    /// The highest log start that the marks on disk may have.
+    #[cfg(test)]
+    pub(super) log_start_marked: Cell<i64>,
     /// A task will look at what can be written.
     pub(super) pump_due: Cell<bool>,
     pub(super) grace: Cell<Grace>,
@@ -226,6 +231,9 @@ impl Log {
             flush_timer: Cell::new(false),
             closed: Cell::new(false),
             landing_bytes: Cell::new(0),
+            retiring: Cell::new(false),
+            #[cfg(test)]
+            log_start_marked: Cell::new(recovered.marks.log_start),
             pump_due: Cell::new(false),
             grace: Cell::default(),
             marks: Cell::new(recovered.marks),
@@ -243,6 +251,12 @@ impl Log {
     /// First offset that can be read.
     pub fn log_start_offset(&self) -> i64 {
         self.state.borrow().log_start_offset
+    }
+
+    /// The highest offset at which the next start may find the log to begin.
+    #[cfg(test)]
+    pub fn log_start_at_most(&self) -> i64 {
+        self.log_start_offset().max(self.log_start_marked.get())
     }
 
     /// Offset after the last record appended.

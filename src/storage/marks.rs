@@ -82,6 +82,8 @@ impl Log {
             return Ok(());
         }
         self.marks_busy.set(true);
+        #[cfg(test)]
+        self.log_start_marked.set(new.log_start);
         let outcome = self.disk.write_small(self.directory.join(MARKS_FILE), new.encode(), true).await;
         self.marks_busy.set(false);
         self.progress.fire();

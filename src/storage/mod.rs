@@ -42,7 +42,7 @@ pub use compaction_rewrite::PassStats;
 #[cfg(test)]
 pub(crate) use disk::ReadResult;
 pub use disk::{Disk, DiskFile, IoFuture};
-pub use disk_dma::{DmaDisk, free_bytes, probe as probe_disk, this_disk, write_small_blocking};
+pub use disk_dma::{DmaDisk, free_bytes, probe as probe_disk, start_reaper, this_disk, write_small_blocking};
 pub use group_commit::{AckResult, FlushRounds};
 pub use index::SegmentSummary;
 pub use landing::{Incoming, Landing};

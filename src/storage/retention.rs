@@ -19,41 +19,48 @@ pub(super) const READER_POLL_MS: u64 = 20;
 
 impl Log {
     /// Deletes what the topic's retention says and what lies below the log start, and gives the files back to
-    /// the pool.
+    /// the pool: by a task of its own, of which a log has one at a time.
     pub async fn apply_retention(self: &Rc<Self>, now_ms: i64) {
-        let config = *self.config.borrow();
-        let mut gone = Vec::new();
-        while let Some(segment) = self.detach_expired(now_ms, &config) {
-            tracing::info!(
-                partition = %self.name,
-                base_offset = segment.base_offset,
-                next_offset = segment.next_offset.get(),
-                "segment deleted by retention"
-            );
-            gone.push(segment);
-        }
-        if gone.is_empty() {
+        if self.expired_up_to(now_ms).is_none() || self.retiring.replace(true) {
             return;
         }
         let log = self.clone();
-        rt::spawn(async move { log.release_segments(gone).await });
+        rt::spawn(async move {
+            while let Some(start) = log.expired_up_to(now_ms)
+                && log.retire(start).await
+            {}
+            log.retiring.set(false);
+        });
     }
 
-    /// Gives files away, in whatever order their readers let go of them. The new start must be on disk before: a start
-    /// that finds an older segment and misses a younger one would take all behind the gap for torn writes.
-    async fn release_segments(self: Rc<Self>, gone: Vec<Rc<Segment>>) {
-        let start = self.log_start_offset();
-        let marked = self.raise_marks(|marks| marks.log_start = start).await;
+    /// Moves the log start up to `start`, on disk first, and then takes out of the log what lies below it: a power loss
+    /// must not give back offsets that clients were told to be gone, and a start that finds an older segment and misses
+    /// a younger one would take all behind the gap for torn writes. Whether anything was taken out.
+    async fn retire(self: &Rc<Self>, start: i64) -> bool {
+        let work = self.work();
+        let durable = match self.raise_marks(|marks| marks.log_start = start).await {
+            Ok(()) => true,
+            // Its directory has moved, and goes with all that is in it.
+            Err(LogError::Deleted) => return false,
+            // A full disk must not keep the files that would make room.
+            Err(_) => false,
+        };
+        if self.failure() == Some(LogError::Deleted) {
+            return false;
+        }
+        let gone = self.detach_below(start);
+        drop(work);
+        let any = !gone.is_empty();
         for segment in gone {
             let log = self.clone();
-            match marked {
-                Ok(()) => rt::spawn(async move { log.release_segment(segment).await }),
-                // Their directory has moved, and goes with all that is in it.
-                Err(LogError::Deleted) => return,
-                // A full disk must not keep the files that would make room: the oldest first, one after another.
-                Err(_) => log.release_segment(segment).await,
+            match durable {
+                // In whatever order their readers let go of them.
+                true => rt::spawn(async move { log.release_segment(segment).await }),
+                // The oldest first, one after another.
+                false => log.release_segment(segment).await,
             }
         }
+        any
     }
 
     /// Closes the files of sealed segments, which cold reads left open; a read under way keeps its own.
@@ -82,31 +89,58 @@ impl Log {
         }
     }
 
-    fn detach_expired(&self, now_ms: i64, config: &super::log::LogConfig) -> Option<Rc<Segment>> {
-        let (segment, freed) = {
-            let mut state = self.state.borrow_mut();
-            let first = state.segments.front()?.clone();
-            let is_last = state.segments.len() == 1;
-            let visible = first.next_offset.get() <= state.commit.high_watermark();
-            if is_last || !first.sealed.get() || !visible || first.pinned.get() {
-                return None;
+    /// Where the log would begin without the segments at its front that have expired; `None` when none has.
+    fn expired_up_to(&self, now_ms: i64) -> Option<i64> {
+        let config = *self.config.borrow();
+        let state = self.state.borrow();
+        let mut total: u64 = state.segments.iter().map(|segment| segment.size_bytes.get()).sum();
+        let mut start = None;
+        for segment in state.segments.iter().take(state.segments.len().saturating_sub(1)) {
+            let next_offset = segment.next_offset.get();
+            let visible = next_offset <= state.commit.high_watermark();
+            if !segment.sealed.get() || !visible || segment.pinned.get() {
+                break;
             }
-            let below_start = first.next_offset.get() <= state.log_start_offset;
-            let total: u64 = state.segments.iter().map(|segment| segment.size_bytes.get()).sum();
-            let too_large = config.retention_bytes >= 0
-                && total - first.size_bytes.get() >= config.retention_bytes as u64;
-            let too_old = expired(&first, now_ms, config.retention_ms);
+            let below_start = next_offset <= state.log_start_offset;
+            total -= segment.size_bytes.get();
+            let too_large = config.retention_bytes >= 0 && total >= config.retention_bytes as u64;
+            let too_old = expired(segment, now_ms, config.retention_ms);
             if !below_start && !(config.delete_old && (too_large || too_old)) {
-                return None;
+                break;
             }
+            start = Some(next_offset.max(state.log_start_offset));
+        }
+        start
+    }
+
+    /// Begins the log at `start` at the earliest, and takes the segments wholly below it out of it, the oldest first.
+    fn detach_below(&self, start: i64) -> Vec<Rc<Segment>> {
+        let mut state = self.state.borrow_mut();
+        state.log_start_offset = state.log_start_offset.max(start);
+        let mut gone = Vec::new();
+        let mut freed = 0;
+        while state.segments.len() > 1
+            && let Some(first) = state.segments.front().cloned()
+            && first.next_offset.get() <= start
+            && !first.pinned.get()
+        {
+            tracing::info!(
+                partition = %self.name,
+                base_offset = first.base_offset,
+                next_offset = first.next_offset.get(),
+                "segment deleted by retention"
+            );
             state.segments.pop_front();
-            state.log_start_offset = state.log_start_offset.max(first.next_offset.get());
+            freed += state.forget_segment(&first);
+            gone.push(first);
+        }
+        if !gone.is_empty() {
             let log_start_offset = state.log_start_offset;
             state.transactions.forget_below(log_start_offset);
-            (first.clone(), state.forget_segment(&first))
-        };
+        }
+        drop(state);
         self.cache.discharge(freed);
-        Some(segment)
+        gone
     }
 
     async fn release_segment(self: Rc<Self>, segment: Rc<Segment>) {

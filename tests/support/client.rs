@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::alter_client_quotas_request as quotas;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -16,10 +17,10 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
 };
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, CreateTopicsRequest, DeleteTopicsRequest,
-    FetchRequest, FetchResponse, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    MetadataResponse, OffsetForLeaderEpochRequest, ProduceRequest, ProduceResponse, RequestHeader,
-    ResponseHeader, TopicName,
+    AlterClientQuotasRequest, ApiKey, ApiVersionsRequest, ApiVersionsResponse, BrokerId, CreateTopicsRequest,
+    DeleteTopicsRequest, FetchRequest, FetchResponse, InitProducerIdRequest, ListOffsetsRequest,
+    MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest, ProduceRequest, ProduceResponse,
+    RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use uuid::Uuid;
@@ -326,18 +327,38 @@ impl Client {
 
 /// A whole request frame with its length.
 pub fn frame_of<R: Request>(id: i32, version: i16, request: &R) -> Bytes {
+    frame_from("black-box", id, version, request)
+}
+
+/// As [`frame_of`], from a client of this name.
+pub fn frame_from<R: Request>(client_id: &'static str, id: i32, version: i16, request: &R) -> Bytes {
     let key = ApiKey::try_from(R::KEY).expect("a known key");
     let header = RequestHeader::default()
         .with_request_api_key(R::KEY)
         .with_request_api_version(version)
         .with_correlation_id(id)
-        .with_client_id(Some(StrBytes::from_static_str("black-box")));
+        .with_client_id(Some(StrBytes::from_static_str(client_id)));
     let mut out = BytesMut::from(&[0; 4][..]);
     header.encode(&mut out, key.request_header_version(version)).expect("a header");
     request.encode(&mut out, version).expect("a request");
     let size = (out.len() - 4) as i32;
     out[..4].copy_from_slice(&size.to_be_bytes());
     out.freeze()
+}
+
+/// Sets a quota, or removes it; the error code.
+pub fn set_quota(client: &mut Client, entity: &[(&str, Option<&str>)], key: &str, value: Option<f64>) -> i16 {
+    let text = |value: &str| StrBytes::from_string(value.to_owned());
+    let entity = entity.iter().map(|(kind, name)| {
+        quotas::EntityData::default().with_entity_type(text(kind)).with_entity_name(name.map(text))
+    });
+    let operation = quotas::OpData::default()
+        .with_key(text(key))
+        .with_value(value.unwrap_or(0.0))
+        .with_remove(value.is_none());
+    let entry = quotas::EntryData::default().with_entity(entity.collect()).with_ops(vec![operation]);
+    let request = AlterClientQuotasRequest::default().with_entries(vec![entry]);
+    client.call(1, &request).expect("an answer").entries[0].error_code
 }
 
 /// A produce of some batches: topic, partition, batch.

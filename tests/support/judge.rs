@@ -157,9 +157,6 @@ impl Judge {
             log.acked.retain(|id, _| durable(id));
             log.seen.retain(durable);
             (log.high_watermark, log.last_stable) = Default::default();
-            // An open fault (docs/PROMISES.md, what is not promised): retention tells clients of a start before it is
-            // on disk, so that a power loss in between gives offsets back.
-            log.log_start = Default::default();
             log.known.extend(log.acked.iter().map(|(id, offset)| (*offset, *id)));
         }
     }

@@ -28,6 +28,7 @@ use super::{Call, ConnectionContext, Outcome};
 use crate::coordinator::error::GroupError;
 use crate::coordinator::groups::{self, GroupPartition};
 use crate::coordinator::{InternalTopic, home_of};
+use crate::rt;
 use crate::shard::{LocalFuture, Shard};
 use crate::wire::{api_table, newer};
 
@@ -67,48 +68,55 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, client: Clie
     let shard = &context.shard;
     Ok(match call.api_key {
         api_table::JOIN_GROUP => {
-            encode(call, &join_group::respond(shard, client, decode(call, body)?, call.version).await)
+            encode(call, &join_group::respond(shard, client, decode(call, body).await?, call.version).await)
         }
         api_table::SYNC_GROUP => {
-            encode(call, &sync_group::respond(shard, decode(call, body)?, call.version).await)
+            encode(call, &sync_group::respond(shard, decode(call, body).await?, call.version).await)
         }
-        api_table::HEARTBEAT => encode(call, &heartbeat::respond(shard, decode(call, body)?).await),
+        api_table::HEARTBEAT => encode(call, &heartbeat::respond(shard, decode(call, body).await?).await),
         api_table::LEAVE_GROUP => {
-            encode(call, &leave_group::respond(shard, decode(call, body)?, call.version).await)
+            encode(call, &leave_group::respond(shard, decode(call, body).await?, call.version).await)
         }
         api_table::OFFSET_COMMIT => {
             let topics = TopicIds::new(shard.catalog());
             let request =
-                decode_with(call, body, |body| newer::offset_commit_request(body, |id| topics.name_of(id)))?;
+                decode_with(call, body, |body| newer::offset_commit_request(body, |id| topics.name_of(id)))
+                    .await?;
             let response = offset_commit::respond(shard, request, call.version).await;
             encode_with(call, &response, |response| offset_commit::by_ids(response, &topics))
         }
         api_table::OFFSET_FETCH => {
             let topics = TopicIds::new(shard.catalog());
             let request =
-                decode_with(call, body, |body| newer::offset_fetch_request(body, |id| topics.name_of(id)))?;
+                decode_with(call, body, |body| newer::offset_fetch_request(body, |id| topics.name_of(id)))
+                    .await?;
             let response = offset_fetch::respond(shard, request, call.version).await;
             encode_with(call, &offset_fetch::known(response, call.version, &topics), |response| {
                 newer::offset_fetch_response(response, |name| topics.id_of(name))
             })
         }
-        api_table::OFFSET_DELETE => encode(call, &offset_delete::respond(shard, decode(call, body)?).await),
+        api_table::OFFSET_DELETE => {
+            encode(call, &offset_delete::respond(shard, decode(call, body).await?).await)
+        }
         api_table::DELETE_GROUPS => {
-            let response = delete_groups::respond(shard, decode(call, body)?).await;
+            let response = delete_groups::respond(shard, decode(call, body).await?).await;
             encode_with(call, &response, |response| {
                 newer::delete_groups_response(response, delete_groups::message)
             })
         }
         api_table::LIST_GROUPS => {
-            encode(call, &list_groups::respond(shard, decode(call, body)?, call.version).await)
+            encode(call, &list_groups::respond(shard, decode(call, body).await?, call.version).await)
         }
         api_table::DESCRIBE_GROUPS => {
-            encode(call, &describe_groups::respond(shard, decode(call, body)?, call.version).await)
+            encode(call, &describe_groups::respond(shard, decode(call, body).await?, call.version).await)
         }
         api_table::CONSUMER_GROUP_HEARTBEAT => {
-            encode(call, &consumer_group_heartbeat::respond(shard, client, decode(call, body)?).await)
+            encode(call, &consumer_group_heartbeat::respond(shard, client, decode(call, body).await?).await)
         }
-        _ => encode(call, &consumer_group_describe::respond(shard, decode(call, body)?, call.version).await),
+        _ => encode(
+            call,
+            &consumer_group_describe::respond(shard, decode(call, body).await?, call.version).await,
+        ),
     })
 }
 
@@ -118,6 +126,8 @@ pub(in crate::api) async fn on_coordinator<R: Send + 'static>(
     group: &str,
     work: impl FnOnce(Rc<GroupPartition>, Rc<Shard>) -> LocalFuture<R> + Send + 'static,
 ) -> Result<R, GroupError> {
+    // (A request may name any number of groups.)
+    rt::yield_if_needed().await;
     let home = home_of(shard, InternalTopic::ConsumerOffsets, group).await;
     let home = home.map_err(|_| GroupError::NotAvailable)?;
     let answer = shard.mesh.call(home.core, move |owner| {

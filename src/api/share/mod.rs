@@ -51,15 +51,17 @@ fn is_on(shard: &Shard) -> bool {
 pub(super) async fn handle(context: &ConnectionContext, call: Call, client: Client, body: &[u8]) -> Outcome {
     let shard = &context.shard;
     Ok(match call.api_key {
-        SHARE_GROUP_HEARTBEAT => encode(call, &heartbeat::respond(shard, client, decode(call, body)?).await),
-        SHARE_GROUP_DESCRIBE => encode(call, &describe::respond(shard, decode(call, body)?).await),
+        SHARE_GROUP_HEARTBEAT => {
+            encode(call, &heartbeat::respond(shard, client, decode(call, body).await?).await)
+        }
+        SHARE_GROUP_DESCRIBE => encode(call, &describe::respond(shard, decode(call, body).await?).await),
         DESCRIBE_SHARE_GROUP_OFFSETS => {
             // The request is the same in all versions; the decoder knows the first.
-            let request = decode(Call { version: 0, ..call }, body)?;
+            let request = decode(Call { version: 0, ..call }, body).await?;
             Handled::Ready(offsets::describe(shard, call, request).await)
         }
-        ALTER_SHARE_GROUP_OFFSETS => encode(call, &offsets::alter(shard, decode(call, body)?).await),
-        _ => encode(call, &offsets::delete(shard, decode(call, body)?).await),
+        ALTER_SHARE_GROUP_OFFSETS => encode(call, &offsets::alter(shard, decode(call, body).await?).await),
+        _ => encode(call, &offsets::delete(shard, decode(call, body).await?).await),
     })
 }
 

@@ -107,7 +107,11 @@ impl Run {
                 name: format!("t{number}-0"),
                 first_epoch: epoch,
                 epoch,
-                model: Model { by_size: shape.config.retention_bytes >= 0, ..Model::default() },
+                model: Model {
+                    by_size: shape.config.retention_bytes >= 0,
+                    scarce: shape.scarce || variant.fail_at.is_some(),
+                    ..Model::default()
+                },
                 clean: None,
             })
             .collect();
@@ -193,7 +197,7 @@ impl Run {
         {
             let mut plan = sim.plan.borrow_mut();
             let logs: Vec<Rc<Log>> = works.iter().map(|work| work.log.clone()).collect();
-            plan.tags = Some(Rc::new(move || logs.iter().map(|log| log.log_start_offset()).collect()));
+            plan.tags = Some(Rc::new(move || starts_of(logs.iter())));
             let every = self.random.within(1, 8);
             if self.variant.fail_at.is_none() {
                 plan.flush_snapshots_every = every;
@@ -238,7 +242,7 @@ impl Run {
         works: Vec<Worked>,
     ) -> Result<World, String> {
         self.time_passes(&sim, &works[0].clock);
-        let starts: Vec<i64> = works.iter().map(|work| work.log.log_start_offset()).collect();
+        let starts = starts_of(works.iter().map(|work| &work.log));
         let models: Vec<Model> = works.iter().map(|work| work.model.borrow().clone()).collect();
         let mut moments = sim.snapshots.take();
         let step = sim.steps();
@@ -324,11 +328,14 @@ impl Run {
                 open(&self.shape, &resources, topic).map_err(|error| format!("{name}: {error}"))?;
             let now = found(&log);
             // (Before the first moment of a life the log began where the start found it.)
-            let start_then = moment.tags.get(at).copied().unwrap_or(i64::MAX);
+            let start_then = match moment.tags.get(2 * at..2 * at + 2) {
+                Some(&[seen, marked]) => seen..=marked,
+                _ => 0..=i64::MAX,
+            };
             // What a failed flush has lost, the next process misses as well: only what was flushed is promised then.
             let judged = if self.variant.fail_at.is_some() { Crash::Power } else { crash };
             model
-                .check(now, moment.step, judged, start_then)
+                .check(now, moment.step, judged, &start_then)
                 .map_err(|text| format!("{name}: {text}; reports: {reports:?}"))?;
             let model = Rc::new(RefCell::new(model.clone()));
             sim.block_on(read_all(log, model))
@@ -352,6 +359,11 @@ impl Run {
         }
         Ok((all, again))
     }
+}
+
+/// For each log the start that clients see, and the highest that the next life may find.
+fn starts_of<'a>(logs: impl Iterator<Item = &'a Rc<Log>>) -> Vec<i64> {
+    logs.flat_map(|log| [log.log_start_offset(), log.log_start_at_most()]).collect()
 }
 
 /// What must hold in a process that has met an error: the log that it concerns refuses appends, and what is visible can

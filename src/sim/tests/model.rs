@@ -3,6 +3,7 @@
 //! Owner: one run. It knows every batch that the log took, where, and what was promised of it when; from that it says
 //! what a start after a crash at any step must find. Steps are those of the simulated disk.
 
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use crate::sim::Crash;
@@ -35,6 +36,8 @@ pub struct Model {
     pub placed: Vec<Placed>,
     /// Retention by size may delete; else nothing is ever old enough.
     pub by_size: bool,
+    /// The disk is full now and then, or fails: retention goes on without making the new log start durable.
+    pub scarce: bool,
     /// Requests of DeleteRecords: the step, and the start that was asked for.
     pub asked: Vec<(u64, i64)>,
     /// Answers of DeleteRecords: the step, and the start it promised.
@@ -87,8 +90,15 @@ impl Model {
         self.placed.iter().rev().find(promised)
     }
 
-    /// Whether what a start found can be, when the log began at `start_then` at the moment of the crash.
-    pub fn check(&self, found: Found, step: u64, crash: Crash, start_then: i64) -> Result<(), String> {
+    /// Whether what a start found can be, when at the moment of the crash the log began at the first of `start_then`
+    /// and its last was on its way.
+    pub fn check(
+        &self,
+        found: Found,
+        step: u64,
+        crash: Crash,
+        start_then: &RangeInclusive<i64>,
+    ) -> Result<(), String> {
         let promised = self.required(step, crash);
         let required = promised.map_or(0, |placed| placed.next_offset);
         if found.end < required {
@@ -107,8 +117,11 @@ impl Model {
             return Err(format!("{found:?}, but records below {promised:?} were deleted"));
         }
         let asked = self.asked.iter().filter(|(at, _)| *at <= step).map(|(_, start)| *start).max();
-        if found.start > start_then.max(asked.unwrap_or(0)) {
-            return Err(format!("{found:?}, but the log began at {start_then}"));
+        if found.start > *start_then.end().max(&asked.unwrap_or(0)) {
+            return Err(format!("{found:?}, but the log began at {start_then:?}"));
+        }
+        if found.start < *start_then.start() && !self.scarce {
+            return Err(format!("{found:?}, but clients had seen it begin at {start_then:?}"));
         }
         self.may_begin_at(found.start)?;
         if found.end > found.start && self.around(found.start).is_none() {
@@ -157,6 +170,6 @@ impl Model {
         }
         // (What was asked for and not answered may be on disk already.)
         let start = self.starts.iter().map(|(_, start)| *start).max().unwrap_or(0);
-        Model { placed, asked: vec![(0, found.start)], starts: vec![(0, start)], by_size: self.by_size }
+        Model { placed, asked: vec![(0, found.start)], starts: vec![(0, start)], ..*self }
     }
 }
