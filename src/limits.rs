@@ -29,6 +29,13 @@ pub const DIRECT_WRITE_BYTES_MIN: usize = 128 << 10;
 /// Writes in flight per partition.
 pub const WRITE_DEPTH_MAX: usize = 8;
 
+/// Bytes of one core's writes that are with the disk, beyond which large ones wait for their turn.
+pub const WRITES_UNDER_WAY_BYTES_MAX: usize = 8 << 20;
+/// The same while logs that write a little at a time want their writes soon.
+pub const WRITES_BESIDE_LONELY_BYTES_MAX: usize = 3 << 20;
+/// How long such a write counts.
+pub const LONELY_WRITES_FOR: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Written bytes for which a flush begins although more writes of the same partition are in flight.
 pub const FLUSH_GROUP_BYTES: u64 = 1 << 20;
 
@@ -96,8 +103,6 @@ pub const WAKE_BYTES_MAX: usize = 256 << 10;
 pub const BULK_BYTES_MIN: usize = 100 << 10;
 /// Bodies of other requests from which they are decoded beside the core, bytes: decoding takes some nanoseconds a byte.
 pub const LONG_BODY_BYTES_MIN: usize = 32 << 10;
-/// Computations that wait for the thread beside the cores, of all cores; more wait with whoever asks.
-pub const ASIDE_QUEUE_MAX: usize = 256;
 /// What a connection that sends large frames reads before it knows where the rest goes, bytes.
 pub const LARGE_FRAME_PEEK_BYTES: usize = 512;
 
@@ -220,6 +225,9 @@ pub const COMPLAINTS_PER_WINDOW_MAX: u32 = 10;
 
 /// Window for [`COMPLAINTS_PER_WINDOW_MAX`], seconds.
 pub const COMPLAINT_WINDOW_S: i64 = 60;
+
+/// One file in so many that the process may have open may be a second descriptor, for durable writes.
+pub const SYNCHRONOUS_PART: usize = 4;
 
 /// Files that may wait for their removal; more wait with whoever gives them away.
 pub const REMOVALS_MAX: usize = 1024;

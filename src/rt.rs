@@ -9,7 +9,6 @@ use std::future::Future;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::limits::ASIDE_QUEUE_MAX;
 use crate::sync::oneshot;
 
 /// Runs a task on this core until it ends; its panic aborts the process (see `main`).
@@ -43,8 +42,8 @@ pub async fn yield_now() {
 /// before it submits the first write: the disk then waits for the network, and the network for the disk.
 const SLICE: Duration = Duration::from_micros(200);
 
-/// What the thread of [`aside`] is reniced to: cores come first.
-const ASIDE_NICENESS: libc::c_int = 10;
+/// Computations that wait for the thread of [`aside`], of all cores; more wait with whoever asks.
+const ASIDE_QUEUE_MAX: usize = 256;
 
 /// Interval of [`heartbeat`], milliseconds.
 const HEARTBEAT_MS: u64 = 100;
@@ -116,15 +115,19 @@ async fn run_blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'stat
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// The one thread of the process for [`aside`]. The first call starts it, with the processors of whoever calls: the
-/// broker does before its cores have one each.
-pub fn thread_aside() -> &'static flume::Sender<Work> {
+/// Starts the thread for [`aside`], which does `first` before all else: with the processors of whoever comes first,
+/// which should be no core's thread.
+pub fn start_aside(first: impl FnOnce() + Send + 'static) {
+    thread_aside(first);
+}
+
+/// The one thread of the process for [`aside`].
+fn thread_aside(first: impl FnOnce() + Send + 'static) -> &'static flume::Sender<Work> {
     static ASIDE: OnceLock<flume::Sender<Work>> = OnceLock::new();
     ASIDE.get_or_init(|| {
         let (queue, works) = flume::bounded::<Work>(ASIDE_QUEUE_MAX);
         let work = move || {
-            // SAFETY: plain system call; 0 is the thread that calls. Without it the thread is as important as a core.
-            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, ASIDE_NICENESS) };
+            first();
             works.into_iter().for_each(|work| work());
         };
         // Without the thread the queue is closed, and every computation is made where it is asked for.
@@ -142,7 +145,7 @@ pub async fn aside<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static)
     }
     let (done, result) = flume::bounded(1);
     let mut work: Work = Box::new(move || drop(done.send(work())));
-    if let Err(flume::SendError(back)) = thread_aside().send_async(work).await {
+    if let Err(flume::SendError(back)) = thread_aside(|| {}).send_async(work).await {
         work = back;
         work();
     }

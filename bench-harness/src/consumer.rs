@@ -1,5 +1,5 @@
-//! The lean consumer: fetches v11, in a session (KIP-227) while it follows the tail, one outstanding per connection, batch
-//! headers only.
+//! The lean consumer: fetches v11, in a session (KIP-227) while it follows the tail, one outstanding per connection,
+//! batch headers only.
 //!
 //! Owner: one thread owns its connections. Responses are received into one small buffer that stays in the
 //! cache. Invariant: a partition's next offset comes only from whole batches. Must not: join groups, decode

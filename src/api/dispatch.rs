@@ -59,6 +59,21 @@ pub(super) async fn decode<T: Decodable + Send + 'static>(call: Call, body: &[u8
     unless_long(body.len(), move || decode_here(call, bytes)).await
 }
 
+/// As [`decode`], and what a request says again and again is dropped by `reduce` before the core sees it.
+pub(super) async fn decode_reduced<T: Decodable + Send + 'static>(
+    call: Call,
+    body: &[u8],
+    reduce: impl FnOnce(&mut T) + Send + 'static,
+) -> Result<T, Refusal> {
+    let bytes = Bytes::copy_from_slice(body);
+    let reduced = move || {
+        let mut request = decode_here(call, bytes)?;
+        reduce(&mut request);
+        Ok(request)
+    };
+    unless_long(body.len(), reduced).await
+}
+
 /// As [`decode`], where versions that `kafka-protocol` does not know have a decoder of ours.
 pub(super) async fn decode_with<T: Decodable + Send + 'static>(
     call: Call,

@@ -42,6 +42,8 @@ const FREE_PORT_ATTEMPTS: usize = 64;
 
 /// Threads of one core for directory work: an unlink of a large file must not delay a rename.
 const BLOCKING_THREADS: usize = 2;
+/// What the thread for long computations is reniced to: cores come first.
+const ASIDE_NICENESS: libc::c_int = 10;
 
 /// glommio's own registered arena, bytes: as small as it may be, because I/O blocks come from `memory`.
 const REGISTERED_BYTES: usize = 64 << 10;
@@ -88,8 +90,9 @@ fn start(flags: &ConfigFlags) -> Result<ExitCode, Vec<String>> {
     let connections = Arc::new(ConnectionCounts::default());
     let mut cores = Vec::new();
     // Before any thread has one processor only, which those that it starts would have as well.
-    crate::rt::thread_aside();
-    crate::storage::start_reaper();
+    // SAFETY: plain system call; 0 is the thread that calls. Should it fail, the thread is as important as a core.
+    crate::rt::start_aside(|| _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, ASIDE_NICENESS) });
+    crate::shard::start_reaper();
     for (core, inbox) in inboxes.into_iter().enumerate() {
         let plan = memory_plan(&config);
         let setup = ShardSetup {

@@ -42,7 +42,9 @@ pub use mesh::{Job, LocalFuture, Mesh, build as build_mesh};
 pub use sessions::{SessionContext, SessionError, SessionPartition, Sessions};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use startup::decode_mark;
-pub use startup::{CleanMark, ShardSetup, open_shard, read_clean_mark, set_strays_aside, write_clean_mark};
+pub use startup::{
+    CleanMark, ShardSetup, open_shard, read_clean_mark, set_strays_aside, start_reaper, write_clean_mark,
+};
 
 /// Key of a partition on its core.
 pub type PartitionKey = (Uuid, i32);

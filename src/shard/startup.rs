@@ -85,6 +85,7 @@ pub fn open_shard(setup: ShardSetup) -> io::Result<Rc<Shard>> {
         rounds: Default::default(),
         ahead: ReadAhead::new(READ_AHEAD_BYTES_MAX.min(setup.tail_bytes / 8)),
         clock: open_clock(&setup),
+        gate: Rc::default(),
     };
     let remembered = resources.clock.now_ms();
     let shard = Rc::new(Shard {
@@ -145,6 +146,11 @@ impl Shard {
             tracing::warn!("segment files cannot be prepared: {error}");
         }
     }
+}
+
+/// Starts the thread that removes files, with the processors of whoever calls: a core's thread has only one.
+pub fn start_reaper() {
+    crate::storage::start_reaper();
 }
 
 /// Removes what deletions left, and moves partition directories that belong to no topic of the catalog

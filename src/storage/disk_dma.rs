@@ -10,12 +10,13 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
 
 use super::disk::{Disk, DiskFile, IoFuture, ReadResult};
 use crate::fs;
-use crate::limits::{REMOVAL_PAUSE, REMOVAL_STEP_BYTES, REMOVALS_MAX};
+use crate::limits::{REMOVAL_PAUSE, REMOVAL_STEP_BYTES, REMOVALS_MAX, SYNCHRONOUS_PART};
 use crate::metrics::{self, Counter};
 use crate::rt::blocking as off_core;
 
@@ -35,7 +36,45 @@ pub fn this_disk() -> Rc<dyn Disk> {
 struct OpenFile {
     file: Rc<DmaFile>,
     /// The same file opened with `O_DSYNC`, from the first durable write on.
-    synchronous: Rc<RefCell<Option<Rc<DmaFile>>>>,
+    synchronous: Rc<RefCell<Option<Synchronous>>>,
+}
+
+/// A second descriptor of a file, for durable writes; counted while it is open.
+#[derive(Clone)]
+struct Synchronous(Rc<DmaFile>, #[expect(dead_code)] Rc<Counted>);
+
+/// Second descriptors of the process.
+static SYNCHRONOUS: AtomicUsize = AtomicUsize::new(0);
+
+struct Counted;
+
+impl Counted {
+    /// Takes one more, while that leaves the descriptors that every segment needs.
+    fn take() -> io::Result<Counted> {
+        static MOST: OnceLock<usize> = OnceLock::new();
+        let most = *MOST.get_or_init(|| open_files_max() / SYNCHRONOUS_PART);
+        let counted = Counted;
+        match SYNCHRONOUS.fetch_add(1, Ordering::Relaxed) < most {
+            true => Ok(counted),
+            false => Err(io::Error::other("as many files are open twice as may be")),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        SYNCHRONOUS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many files the process may have open (`RLIMIT_NOFILE`).
+fn open_files_max() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call fills one structure, which outlives it.
+    match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } {
+        0 => usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX),
+        _ => 0,
+    }
 }
 
 /// Opens for direct I/O what a descriptor has open, whatever its name is by now.
@@ -47,12 +86,13 @@ async fn open_again(descriptor: &impl AsRawFd, flags: libc::c_int) -> io::Result
 
 /// The file's descriptor for durable writes, opened by whoever comes first.
 async fn synchronous(open: &OpenFile) -> io::Result<Rc<DmaFile>> {
-    if let Some(file) = &*open.synchronous.borrow() {
+    if let Some(Synchronous(file, _)) = &*open.synchronous.borrow() {
         return Ok(file.clone());
     }
+    let counted = Rc::new(Counted::take()?);
     let file = open_again(&*open.file, libc::O_DSYNC).await?;
     // (A second one, opened meanwhile, is dropped; glommio closes it.)
-    Ok(open.synchronous.borrow_mut().get_or_insert(file).clone())
+    Ok(open.synchronous.borrow_mut().get_or_insert(Synchronous(file, counted)).0.clone())
 }
 
 fn plain<T>(result: Result<T, glommio::GlommioError<()>>) -> io::Result<T> {
@@ -63,7 +103,7 @@ impl DiskFile for OpenFile {
     fn write(&self, buffer: Rc<DmaBuffer>, position: u64, durable: bool) -> IoFuture<()> {
         let open = self.clone();
         Box::pin(async move {
-            // Without a descriptor for it (too many are open) a flush behind the write does the same.
+            // Without a descriptor for it (a quarter of all are such) a flush behind the write does the same.
             let synchronous = if durable { synchronous(&open).await.ok() } else { None };
             let flush_after = durable && synchronous.is_none();
             let file = synchronous.unwrap_or(open.file);

@@ -27,6 +27,7 @@ use super::segment_writer::Grace;
 use super::tail::{Eviction, Tail};
 use super::tickets::Tickets;
 use super::transactions::Transactions;
+use super::write_gate::WriteGate;
 use crate::clock::ExpiryClock;
 use crate::sync::Event;
 
@@ -155,6 +156,9 @@ pub struct Log {
     pub(super) log_start_marked: Cell<i64>,
     /// A task will look at what can be written.
     pub(super) pump_due: Cell<bool>,
+    pub(super) gate: Rc<WriteGate>,
+    /// It waits there.
+    pub(super) gate_waits: Cell<bool>,
     pub(super) grace: Cell<Grace>,
     /// What the file of marks says.
     pub(super) marks: Cell<Marks>,
@@ -181,6 +185,8 @@ pub struct LogResources {
     pub ahead: Rc<ReadAhead>,
     /// The time that expiry goes by.
     pub clock: Rc<ExpiryClock>,
+    /// The core's writes that are under way.
+    pub gate: Rc<WriteGate>,
 }
 
 impl Log {
@@ -235,6 +241,8 @@ impl Log {
             #[cfg(test)]
             log_start_marked: Cell::new(recovered.marks.log_start),
             pump_due: Cell::new(false),
+            gate: resources.gate.clone(),
+            gate_waits: Cell::new(false),
             grace: Cell::default(),
             marks: Cell::new(recovered.marks),
             marks_busy: Cell::new(false),

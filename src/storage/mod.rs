@@ -32,6 +32,7 @@ mod tail;
 mod tests;
 mod tickets;
 mod transactions;
+mod write_gate;
 
 pub use append::{AppendError, Appended, Durability};
 pub use buffer::Slice;
@@ -55,3 +56,4 @@ pub use segment_pool::SegmentPool;
 pub use segment_reader::{Isolation, ReadOutcome};
 pub use tickets::Ticket;
 pub use transactions::{AbortedTransaction, ProducerState, TransactionalProducer, Verification};
+pub use write_gate::WriteGate;

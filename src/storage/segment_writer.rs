@@ -47,6 +47,8 @@ enum Plan {
     Wait,
     /// Only a partly filled block, and more bytes are on their way.
     Grace,
+    /// A large one, and the core's logs have enough under way.
+    Queue,
 }
 
 struct Planned {
@@ -55,6 +57,8 @@ struct Planned {
     position: u64,
     end: u64,
     durable: bool,
+    /// The log has no other under way.
+    lonely: bool,
 }
 
 impl Log {
@@ -67,20 +71,24 @@ impl Log {
                     return;
                 }
                 let landing = self.landing_bytes.get() > 0;
-                state.plan_write(landing, landing && self.grace.get() != Grace::Over)
+                state.plan_write(landing, landing && self.grace.get() != Grace::Over, self.gate.is_full())
             };
             let planned = match planned {
                 Plan::Write(planned) => planned,
                 Plan::Wait => return,
                 Plan::Grace => return self.begin_grace(),
+                Plan::Queue => return self.gate.wait(self),
             };
             self.grace.set(Grace::None);
             let log = self.clone();
+            let size = planned.buffer.len();
+            self.gate.begins(size, planned.lonely);
             rt::spawn(async move {
                 let since_ns = metrics::now_ns();
-                metrics::add(Counter::DiskWriteBytes, planned.buffer.len() as u64);
+                metrics::add(Counter::DiskWriteBytes, size as u64);
                 let outcome = planned.file.write(planned.buffer, planned.position, planned.durable).await;
                 metrics::record_since(Series::ProduceWrite, since_ns);
+                log.gate.ended(size);
                 log.write_done(planned.end, outcome);
             });
         }
@@ -145,8 +153,8 @@ impl Log {
 
 impl LogState {
     /// The next write that may be issued. `landing`: more bytes are being received right now; `grace`: a
-    /// partly filled block should wait for them.
-    fn plan_write(&mut self, landing: bool, grace: bool) -> Plan {
+    /// partly filled block should wait for them; `full`: a large write should wait for others'.
+    fn plan_write(&mut self, landing: bool, grace: bool, full: bool) -> Plan {
         if self.commit.in_flight.len() >= WRITE_DEPTH_MAX {
             return Plan::Wait;
         }
@@ -173,6 +181,9 @@ impl LogState {
         if grace && active && chunk.closed && to - from < BLOCK_SIZE && to % BLOCK_SIZE != 0 {
             return Plan::Grace;
         }
+        if full && to - from >= DIRECT_WRITE_BYTES_MIN {
+            return Plan::Queue;
+        }
         // The file of an active segment is always open; a sealed one has nothing left to write.
         let Some(file) = chunk.segment.open_file() else { return Plan::Wait };
         let end = chunk.start() + to as u64;
@@ -193,7 +204,7 @@ impl LogState {
         if early {
             self.tail.note_early_close(to);
         }
-        Plan::Write(Planned { buffer, file, position, end, durable })
+        Plan::Write(Planned { buffer, file, position, end, durable, lonely: idle })
     }
 }
 

@@ -22,14 +22,19 @@ const MEMBER_TYPE_SINCE: i16 = 1;
 const CLASSIC_MEMBER: i8 = 0;
 const CONSUMER_MEMBER: i8 = 1;
 
+/// Leaves each group once in the request.
+pub(super) fn reduce(request: &mut ConsumerGroupDescribeRequest) {
+    keep_first(&mut request.group_ids, |id| id.clone());
+}
+
+/// Answers a request that names each group once.
 pub(super) async fn respond(
     shard: &Rc<Shard>,
-    mut request: ConsumerGroupDescribeRequest,
+    request: ConsumerGroupDescribeRequest,
     version: i16,
 ) -> ConsumerGroupDescribeResponse {
     let operations =
         if request.include_authorized_operations { GROUP_OPERATIONS } else { OPERATIONS_NOT_ASKED };
-    keep_first(&mut request.group_ids, |id| id.clone());
     let mut groups = Vec::with_capacity(request.group_ids.len());
     for id in request.group_ids {
         let name = id.to_string();

@@ -21,14 +21,19 @@ const OPERATIONS_SINCE: i16 = 3;
 /// First version with instance ids.
 const INSTANCE_ID_SINCE: i16 = 4;
 
+/// Leaves each group once in the request.
+pub(super) fn reduce(request: &mut DescribeGroupsRequest) {
+    keep_first(&mut request.groups, |id| id.clone());
+}
+
+/// Answers a request that names each group once.
 pub(super) async fn respond(
     shard: &Rc<Shard>,
-    mut request: DescribeGroupsRequest,
+    request: DescribeGroupsRequest,
     version: i16,
 ) -> DescribeGroupsResponse {
     let asked = version >= OPERATIONS_SINCE && request.include_authorized_operations;
     let operations = if asked { GROUP_OPERATIONS } else { OPERATIONS_NOT_ASKED };
-    keep_first(&mut request.groups, |id| id.clone());
     let mut groups = Vec::with_capacity(request.groups.len());
     for id in request.groups {
         let name = id.to_string();

@@ -23,7 +23,7 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::GroupId;
 
 use super::control::{TopicIds, text};
-use super::dispatch::{decode, decode_with, encode, encode_with};
+use super::dispatch::{decode, decode_reduced, decode_with, encode, encode_with};
 use super::{Call, ConnectionContext, Outcome};
 use crate::coordinator::error::GroupError;
 use crate::coordinator::groups::{self, GroupPartition};
@@ -107,16 +107,22 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, client: Clie
         api_table::LIST_GROUPS => {
             encode(call, &list_groups::respond(shard, decode(call, body).await?, call.version).await)
         }
-        api_table::DESCRIBE_GROUPS => {
-            encode(call, &describe_groups::respond(shard, decode(call, body).await?, call.version).await)
-        }
+        api_table::DESCRIBE_GROUPS => encode(
+            call,
+            &describe_groups::respond(
+                shard,
+                decode_reduced(call, body, describe_groups::reduce).await?,
+                call.version,
+            )
+            .await,
+        ),
         api_table::CONSUMER_GROUP_HEARTBEAT => {
             encode(call, &consumer_group_heartbeat::respond(shard, client, decode(call, body).await?).await)
         }
-        _ => encode(
-            call,
-            &consumer_group_describe::respond(shard, decode(call, body).await?, call.version).await,
-        ),
+        _ => {
+            let request = decode_reduced(call, body, consumer_group_describe::reduce).await?;
+            encode(call, &consumer_group_describe::respond(shard, request, call.version).await)
+        }
     })
 }
 

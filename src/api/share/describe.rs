@@ -18,13 +18,18 @@ use crate::coordinator::records::Partitions;
 use crate::coordinator::share_group::{ASSIGNOR, ShareDescription};
 use crate::shard::Shard;
 
+/// Leaves each group once in the request.
+pub(super) fn reduce(request: &mut ShareGroupDescribeRequest) {
+    keep_first(&mut request.group_ids, |id| id.clone());
+}
+
+/// Answers a request that names each group once.
 pub(super) async fn respond(
     shard: &Rc<Shard>,
-    mut request: ShareGroupDescribeRequest,
+    request: ShareGroupDescribeRequest,
 ) -> ShareGroupDescribeResponse {
     let operations =
         if request.include_authorized_operations { GROUP_OPERATIONS } else { OPERATIONS_NOT_ASKED };
-    keep_first(&mut request.group_ids, |id| id.clone());
     let mut groups = Vec::with_capacity(request.group_ids.len());
     for id in request.group_ids {
         let name = id.to_string();

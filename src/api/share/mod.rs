@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use kafka_protocol::ResponseError;
 
-use super::dispatch::{decode, encode};
+use super::dispatch::{decode, decode_reduced, encode};
 use super::groups::Client;
 use super::{Call, ConnectionContext, Handled, Outcome, features};
 use crate::coordinator::share_partition::ShareError;
@@ -54,7 +54,9 @@ pub(super) async fn handle(context: &ConnectionContext, call: Call, client: Clie
         SHARE_GROUP_HEARTBEAT => {
             encode(call, &heartbeat::respond(shard, client, decode(call, body).await?).await)
         }
-        SHARE_GROUP_DESCRIBE => encode(call, &describe::respond(shard, decode(call, body).await?).await),
+        SHARE_GROUP_DESCRIBE => {
+            encode(call, &describe::respond(shard, decode_reduced(call, body, describe::reduce).await?).await)
+        }
         DESCRIBE_SHARE_GROUP_OFFSETS => {
             // The request is the same in all versions; the decoder knows the first.
             let request = decode(Call { version: 0, ..call }, body).await?;

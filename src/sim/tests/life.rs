@@ -123,6 +123,7 @@ pub fn resources(shape: &Shape, before_ms: Option<i64>) -> std::io::Result<LogRe
         rounds: Rc::default(),
         ahead: ReadAhead::new(8 << 20),
         clock: Rc::new(ExpiryClock::new(CLOCK_GRACE_MS, before_ms)),
+        gate: Rc::default(),
     })
 }
 
