@@ -73,7 +73,7 @@ pub const TAIL_BYTES_MAX: usize = 1 << 30;
 
 /// Tail memory of one core while no reader needs more, bytes: the same memory is filled, written and filled again while
 /// it is still in the processor's cache, or near it.
-pub const TAIL_BYTES_MIN: usize = 16 << 20;
+pub const TAIL_BYTES_MIN: usize = 64 << 20;
 /// After this long without a reader that needed the older half of the tails, their budget is halved, nanoseconds.
 pub const TAIL_UNNEEDED_NS: u64 = 30_000_000_000;
 /// Entries of chunks that are gone which the queue of a core's tails may have beside as many as it has others.

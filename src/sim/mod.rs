@@ -57,6 +57,8 @@ pub enum Canary {
     StaleBatches,
     /// A failed flush is tried again.
     RetriedFlush,
+    /// Retention shows clients a new log start before it is on disk.
+    HastyStart,
     /// Compaction puts a new segment in the place of old ones before its name is durable.
     HastySwap,
     /// Compaction drops tombstones at once.

@@ -38,6 +38,10 @@ impl Log {
     /// a younger one would take all behind the gap for torn writes. Whether anything was taken out.
     async fn retire(self: &Rc<Self>, start: i64) -> bool {
         let work = self.work();
+        #[cfg(test)]
+        if crate::sim::planted(crate::sim::Canary::HastyStart) {
+            self.state.borrow_mut().log_start_offset = start;
+        }
         let durable = match self.raise_marks(|marks| marks.log_start = start).await {
             Ok(()) => true,
             // Its directory has moved, and goes with all that is in it.

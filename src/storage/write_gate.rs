@@ -65,3 +65,27 @@ impl WriteGate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LARGE: usize = 1 << 20;
+    const SMALL: usize = 4096;
+
+    #[test]
+    fn large_writes_wait_behind_the_bound_and_behind_less_beside_a_lonely_one() {
+        let gate = WriteGate::default();
+        let most = WRITES_UNDER_WAY_BYTES_MAX / LARGE;
+        (0..most - 1).for_each(|_| gate.begins(LARGE, false));
+        assert!(!gate.is_full());
+        gate.begins(LARGE, true);
+        assert!(gate.is_full());
+        (0..most / 2).for_each(|_| gate.ended(LARGE));
+        // A small write of a log that has others under way hurries nobody.
+        gate.begins(SMALL, false);
+        assert!(!gate.is_shared() && !gate.is_full());
+        gate.begins(SMALL, true);
+        assert!(gate.lonely_at.get().is_some());
+    }
+}

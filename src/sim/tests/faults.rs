@@ -223,6 +223,11 @@ fn an_expiry_that_follows_a_clock_that_jumps_is_caught() {
 }
 
 #[test]
+fn a_log_start_that_is_seen_before_it_is_on_disk_is_caught() {
+    is_caught(Canary::HastyStart, false);
+}
+
+#[test]
 fn a_directory_that_is_not_synced_is_caught() {
     is_caught(Canary::NoDirectorySync, false);
 }
