@@ -354,7 +354,7 @@ fn pipelines(label: &str, growth_max: u64, requests: impl Fn() -> Vec<u8> + Sync
 fn questions() -> Vec<u8> {
     let metadata = client::frame_of(1, 12, &MetadataRequest::default().with_topics(None));
     let versions = client::frame_of(2, 3, &ApiVersionsRequest::default());
-    [&metadata[..], &versions].concat()
+    [&metadata[..], &versions, &metadata].concat()
 }
 
 fn flood(client_id: &'static str) -> Vec<u8> {
@@ -366,10 +366,26 @@ fn flood(client_id: &'static str) -> Vec<u8> {
     frames.chain([questions()]).flatten().collect()
 }
 
-/// Questions only: answers wait for a reader, and no more is asked of the connection.
+/// Requests of every kind, one behind the other, and no look at the answers; a frame that was cut short is followed by
+/// the beginning of the next, so that few connections live long.
 #[test]
 fn pipelines_without_reading() {
-    pipelines("pipeline", GROWTH_BYTES_MAX, questions);
+    under_attack("pipeline", 2, &Options::default(), |scene| {
+        let frames = [questions(), produce_frame()].concat();
+        let mut streams: Vec<_> = (0..30).filter_map(|_| socket(scene.port)).collect();
+        scene.blow();
+        while scene.goes_on() {
+            for stream in &mut streams {
+                let _ = stream.write(&frames);
+            }
+        }
+    });
+}
+
+/// Questions only: answers wait for a reader, and no more is asked of the connection.
+#[test]
+fn questions_without_reading() {
+    pipelines("questions", GROWTH_BYTES_MAX, questions);
 }
 
 /// Produces of 300 KB among them: as much as the disk takes, into partitions of their own.

@@ -55,8 +55,7 @@ async fn unless_long<R: Send + 'static>(body_len: usize, work: impl FnOnce() -> 
 }
 
 pub(super) async fn decode<T: Decodable + Send + 'static>(call: Call, body: &[u8]) -> Result<T, Refusal> {
-    let bytes = Bytes::copy_from_slice(body);
-    unless_long(body.len(), move || decode_here(call, bytes)).await
+    decode_reduced(call, body, |_| {}).await
 }
 
 /// As [`decode`], and what a request says again and again is dropped by `reduce` before the core sees it.
@@ -142,7 +141,7 @@ async fn describe<Q: Decodable, A: Encodable>(
 }
 
 /// ApiVersions, the one API that is answered in every version (KIP-511).
-pub(super) fn api_versions(context: &ConnectionContext, call: Call, body: &[u8]) -> Outcome {
+pub(super) async fn api_versions(context: &ConnectionContext, call: Call, body: &[u8]) -> Outcome {
     let catalog = &context.shard.catalog();
     let node = &node_info(context, catalog);
     if !api_table::is_supported(call.api_key, call.version) {
@@ -151,14 +150,12 @@ pub(super) fn api_versions(context: &ConnectionContext, call: Call, body: &[u8])
         return Ok(encode(as_version_0, &response));
     }
     let mut addressee = None;
-    let request: ApiVersionsRequest = if newer::is_newer(call.api_key, call.version) {
-        gate::check(call.api_key, call.version, body)?;
+    let request: ApiVersionsRequest = decode_with(call, body, |body| {
         let (request, meant) = newer::api_versions_request(body)?;
         addressee = Some(meant);
-        request
-    } else {
-        decode_here(call, Bytes::copy_from_slice(body))?
-    };
+        Ok(request)
+    })
+    .await?;
     let response = match addressee.filter(|meant| !api_versions::is_meant(node, meant)) {
         Some(_) => api_versions::rebootstrap(),
         None => api_versions::respond(&ranges(), catalog, &request, call.version),

@@ -173,7 +173,7 @@ async fn handle_call(
             fetch::handle(context, call, &frame.bytes()[header_size..])
         }
         FETCH => return Handled::Ready(fetch::unsupported_version(call)),
-        API_VERSIONS => dispatch::api_versions(context, call, &frame.bytes()[header_size..]),
+        API_VERSIONS => dispatch::api_versions(context, call, &frame.bytes()[header_size..]).await,
         key if groups::serves(key) && api_table::is_supported(key, call.version) => {
             let client = client_of(context, frame.bytes());
             drained().await;

@@ -33,7 +33,7 @@ use crate::metrics::Spans;
 use crate::rt;
 use crate::shard::{Lease, Shard};
 use crate::storage::{Landing, Slice};
-use crate::sync::{Event, Turns};
+use crate::sync::{Event, Turn, Turns};
 
 /// Replies are collected into one send up to this size, bytes.
 const SEND_BATCH_BYTES: usize = 64 << 10;
@@ -107,6 +107,11 @@ impl Socket {
             Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing for connections.max.idle.ms"))
         })
         .await
+    }
+
+    /// Waits for a turn at receiving or sending `bytes`, if they are many.
+    async fn turn_for(&self, bytes: usize) -> Option<Turn<'_>> {
+        if bytes >= BULK_BYTES_MIN { Some(self.bulk.turn().await) } else { None }
     }
 
     fn shut_down(&self) {
@@ -400,7 +405,7 @@ async fn read_large(
         let mut behind = 0;
         let spill = &mut buffer[..LARGE_FRAME_PEEK_BYTES];
         let body = &mut frame[end - 4..size];
-        in_time(receive_all(socket, body, spill, &mut behind, 0, Some(&socket.bulk))).await?;
+        in_time(receive_all(socket, body, spill, &mut behind, 0, true)).await?;
         dispatch(context, pipeline, Frame::Large(&mut frame, size), size).await?;
         Ok(behind)
     }
@@ -412,22 +417,19 @@ async fn read_large(
 }
 
 /// Fills `body`, then at least `behind_min` bytes of `spill`, of which `behind` are filled already; more of it when
-/// more is there. For much at a time it waits for a turn, if there are `turns`.
+/// more is there. With `in_turns` it waits for a turn at much at a time.
 async fn receive_all(
     socket: &Socket,
     body: &mut [u8],
     spill: &mut [u8],
     behind: &mut usize,
     behind_min: usize,
-    turns: Option<&Turns>,
+    in_turns: bool,
 ) -> io::Result<()> {
     let mut filled = 0;
     while filled < body.len() || *behind < behind_min {
         let (first, second) = (&mut body[filled..], &mut spill[*behind..]);
-        let turn = match turns.filter(|_| first.len() >= BULK_BYTES_MIN) {
-            Some(turns) => Some(turns.turn().await),
-            None => None,
-        };
+        let turn = if in_turns { socket.turn_for(first.len()).await } else { None };
         let received = socket.try_read(first, second)?;
         drop(turn);
         let count = match received {
@@ -479,7 +481,7 @@ async fn read_landing(
     // Not between lending memory at the end of the log and the append.
     let turn = if now {
         rt::yield_if_needed().await;
-        if size >= BULK_BYTES_MIN { Some(socket.bulk.turn().await) } else { None }
+        socket.turn_for(size).await
     } else {
         None
     };
@@ -503,8 +505,7 @@ async fn read_landing(
         buffer.resize(at + most, 0);
     }
     let spill = &mut buffer[at..at + most];
-    let turns = (!now).then_some(&*socket.bulk);
-    in_time(receive_all(socket, &mut landing.bytes()[early..], spill, &mut behind, trailer, turns)).await?;
+    in_time(receive_all(socket, &mut landing.bytes()[early..], spill, &mut behind, trailer, !now)).await?;
     drop(turn);
     let frame = Frame::Landed { head: &mut buffer[4..at + trailer], records_at, landing };
     dispatch(context, pipeline, frame, size).await?;
@@ -677,7 +678,7 @@ async fn send_with_payloads(socket: &Rc<Socket>, mut outgoing: Outgoing) -> io::
     let sent = {
         let parts = outgoing.parts();
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        let _turn = if bytes >= BULK_BYTES_MIN { Some(socket.bulk.turn().await) } else { None };
+        let _turn = socket.turn_for(bytes).await;
         send_now(socket, &parts, &mut progress)?
     };
     if !sent {

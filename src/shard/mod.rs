@@ -34,6 +34,7 @@ use crate::rt;
 use crate::storage::{Cleaner, Log, LogResources, Recovered, Reign, SegmentSummary, free_bytes};
 use crate::sync::{Event, Turns};
 
+pub use crate::storage::start_reaper;
 pub use cleaning::start_cleaner;
 pub use connections::ConnectionCounts;
 pub use control::{Control, ControlError};
@@ -42,9 +43,7 @@ pub use mesh::{Job, LocalFuture, Mesh, build as build_mesh};
 pub use sessions::{SessionContext, SessionError, SessionPartition, Sessions};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use startup::decode_mark;
-pub use startup::{
-    CleanMark, ShardSetup, open_shard, read_clean_mark, set_strays_aside, start_reaper, write_clean_mark,
-};
+pub use startup::{CleanMark, ShardSetup, open_shard, read_clean_mark, set_strays_aside, write_clean_mark};
 
 /// Key of a partition on its core.
 pub type PartitionKey = (Uuid, i32);

@@ -148,11 +148,6 @@ impl Shard {
     }
 }
 
-/// Starts the thread that removes files, with the processors of whoever calls: a core's thread has only one.
-pub fn start_reaper() {
-    crate::storage::start_reaper();
-}
-
 /// Removes what deletions left, and moves partition directories that belong to no topic of the catalog
 /// out of the way: their records must not turn up in a topic that has got the same name since.
 pub fn set_strays_aside(data_dir: &Path, catalog: &Catalog) -> io::Result<()> {

@@ -40,8 +40,7 @@ struct OpenFile {
 }
 
 /// A second descriptor of a file, for durable writes; counted while it is open.
-#[derive(Clone)]
-struct Synchronous(Rc<DmaFile>, #[expect(dead_code)] Rc<Counted>);
+struct Synchronous(Rc<DmaFile>, Counted);
 
 /// Second descriptors of the process.
 static SYNCHRONOUS: AtomicUsize = AtomicUsize::new(0);
@@ -89,7 +88,7 @@ async fn synchronous(open: &OpenFile) -> io::Result<Rc<DmaFile>> {
     if let Some(Synchronous(file, _)) = &*open.synchronous.borrow() {
         return Ok(file.clone());
     }
-    let counted = Rc::new(Counted::take()?);
+    let counted = Counted::take()?;
     let file = open_again(&*open.file, libc::O_DSYNC).await?;
     // (A second one, opened meanwhile, is dropped; glommio closes it.)
     Ok(open.synchronous.borrow_mut().get_or_insert(Synchronous(file, counted)).0.clone())
